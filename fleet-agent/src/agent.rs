@@ -17,7 +17,7 @@ mod work;
 
 use std::{sync::Arc, time::Duration};
 
-pub(crate) use command::denied_ports_note;
+pub(crate) use command::{denied_ports_note, is_listed};
 pub use counts::AgentCounts;
 use fleet_core::{NodeId, limits};
 use fleet_discovery::SubnetChoice;

@@ -25,6 +25,7 @@ pub(crate) struct PluginDriver {
     timeout: Duration,
     /// Whether pairing without a login may try the plugin's default logins.
     default_logins: bool,
+    asks_silent: bool,
 }
 
 impl PluginDriver {
@@ -36,6 +37,15 @@ impl PluginDriver {
             permits: Semaphore::new(AT_ONCE),
             timeout,
             default_logins,
+            asks_silent: false,
+        }
+    }
+
+    /// Sets whether the plugin is asked about listed addresses at which no port answered.
+    pub(crate) fn asking_silent(self, asks_silent: bool) -> Self {
+        Self {
+            asks_silent,
+            ..self
         }
     }
 
@@ -189,6 +199,10 @@ impl Driver for PluginDriver {
 
     fn is_external(&self) -> bool {
         true
+    }
+
+    fn asks_silent(&self) -> bool {
+        self.asks_silent
     }
 
     fn trouble(&self) -> Option<String> {

@@ -45,6 +45,8 @@ pub struct HostOptions {
     pub sockets: Option<PathBuf>,
     /// Whether pairing without a login may try the logins that a plugin names as a device's defaults.
     pub default_logins: bool,
+    /// File names of plugins that are also asked about listed addresses at which no port answered.
+    pub ask_silent: Vec<String>,
     /// Time limits.
     pub timing: Timing,
 }
@@ -59,6 +61,7 @@ impl HostOptions {
             pass_environment: Vec::new(),
             sockets: None,
             default_logins: true,
+            ask_silent: Vec::new(),
             timing: Timing::default(),
         }
     }
@@ -110,7 +113,8 @@ impl PluginHost {
                 Arc::clone(&plugin),
                 options.timing.answer_timeout,
                 options.default_logins,
-            );
+            )
+            .asking_silent(options.ask_silent.iter().any(|name| name == plugin.name()));
             host.drivers.push(Arc::new(driver));
             host.runs.spawn(plugin::run(
                 Arc::clone(&plugin),
@@ -126,6 +130,11 @@ impl PluginHost {
     /// Files that look like plugins but were not started.
     pub fn skipped(&self) -> &[Skipped] {
         &self.skipped
+    }
+
+    /// Whether a file of this name is a plugin.
+    pub fn has(&self, name: &str) -> bool {
+        self.plugins.iter().any(|plugin| plugin.name() == name)
     }
 
     /// The plugins as drivers, in the order of their file names. The list stays the same when plugins restart.

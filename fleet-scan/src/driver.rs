@@ -36,6 +36,12 @@ pub trait Driver: Send + Sync {
         false
     }
 
+    /// Whether an external driver is also asked about listed addresses at which no port answered, see
+    /// [`ScanJob::listed`](crate::ScanJob::listed). Some drivers know devices without a port to probe.
+    fn asks_silent(&self) -> bool {
+        false
+    }
+
     /// Why the driver is unavailable, or none if it works. The text must be short and constant for each reason. A scan
     /// that starts in this state reports the reason and is incomplete.
     fn trouble(&self) -> Option<String> {
@@ -226,6 +232,13 @@ impl DriverSet {
             .filter(|driver| asked_for || driver.default_ports().contains(&port))
             .cloned()
             .collect()
+    }
+
+    /// The external drivers to ask about a port of an address at which no port answered.
+    pub(crate) fn silent_at(&self, port: Port) -> Vec<Arc<dyn Driver>> {
+        let mut drivers = self.external_at(port, false);
+        drivers.retain(|driver| driver.asks_silent());
+        drivers
     }
 
     /// All external drivers, in the order of the set.

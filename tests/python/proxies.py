@@ -1,4 +1,4 @@
-"""nginx, HAProxy and Caddy with the configurations of docs/operating.md: only ports, addresses and files are replaced.
+"""nginx, HAProxy, Caddy, Envoy and Apache with the configurations of docs/operating.md: only ports, addresses and files are replaced.
 
 Read `Proxy` first. A proxy that is not installed skips its tests by name.
 """
@@ -10,6 +10,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
+import peers
 
 from world import ROOT, Process, World, eventually, free_port
 
@@ -38,13 +40,14 @@ class Proxy:
 
     title: str
     executables: list[str]
+    suffix = "conf"
 
     def __init__(self, world: World, port: int, certificate: Path, key: Path):
         self.world, self.port, self.certificate, self.key = world, port, certificate, key
         self.url = f"https://127.0.0.1:{port}"
         self.folder = world.folder / self.title.lower()
         self.folder.mkdir(exist_ok=True)
-        self.file = self.folder / "proxy.conf"
+        self.file = self.folder / f"proxy.{self.suffix}"
         self.file.write_text(self.adapted(configuration(self.title)))
         self.process = Process("proxy", self.folder, self.command())
         self.until_listening()
@@ -153,4 +156,75 @@ class Caddy(Proxy):
         subprocess.run(command, check=True, capture_output=True)
 
 
-ALL = [Nginx, HAProxy, Caddy]
+class Apache(Proxy):
+    title, executables, version_flags = "Apache", ["apache2", "/usr/sbin/apache2"], ["-v"]
+    modules = "mpm_event authz_core http2 proxy proxy_http2 reqtimeout ssl socache_shmcb"
+
+    def adapted(self, text: str) -> str:
+        site = replaced(
+            text,
+            **{
+                "*:443": f"127.0.0.1:{self.port}",
+                "/etc/ssl/fleet.crt": str(self.certificate),
+                "/etc/ssl/fleet.key": str(self.key),
+                "127.0.0.1:8420": f"127.0.0.1:{self.world.port}",
+            },
+        )
+        found = next(Path("/usr/lib").glob("**/mod_proxy_http2.so"), None) or pytest.skip("Apache has no mod_proxy_http2")
+        # Debian builds some modules into the program.
+        loaded = [name for name in self.modules.split() if (found.parent / f"mod_{name}.so").exists()]
+        modules = "".join(f"LoadModule {name}_module {found.parent}/mod_{name}.so\n" for name in loaded)
+        limits = "ServerLimit 4\nThreadsPerChild 64\nMaxRequestWorkers 256\nH2MinWorkers 64\nH2MaxWorkers 256\n"
+        files = f"PidFile {self.folder}/pid\nDefaultRuntimeDir {self.folder}\nErrorLog {self.folder}/error.log\nMutex file:{self.folder} default\n"
+        return f"{modules}ServerRoot {self.folder}\nServerName 127.0.0.1\nListen 127.0.0.1:{self.port}\n{files}{limits}{site}"
+
+    def command(self) -> list:
+        return [self.executable(), "-D", "FOREGROUND", "-f", self.file]
+
+    def reload(self) -> None:
+        self.process.signal(signal.SIGUSR1)
+
+
+class Envoy(Proxy):
+    title, executables, version_flags = "Envoy", ["envoy"], ["--version"]
+    suffix = "yaml"
+    epoch = 0
+    """How many processes have taken over the port since the last start."""
+
+    @classmethod
+    def executable(cls) -> str:
+        return shutil.which("envoy") or str(peers.envoy())
+
+    def adapted(self, text: str) -> str:
+        return replaced(
+            text,
+            **{
+                "address: 0.0.0.0, port_value: 443": f"address: 127.0.0.1, port_value: {self.port}",
+                "/etc/ssl/fleet.crt": str(self.certificate),
+                "/etc/ssl/fleet.key": str(self.key),
+                "port_value: 8420": f"port_value: {self.world.port}",
+            },
+        )
+
+    def command(self) -> list:
+        restarts = ["--base-id", str(self.port), "--restart-epoch", str(self.epoch), "--drain-time-s", "2", "--parent-shutdown-time-s", "3"]
+        return [self.executable(), "-c", self.file, "--log-level", "warning", "--concurrency", "2", *restarts]
+
+    def reload(self) -> None:
+        """Starts a process that takes over the port; the old one ends by itself."""
+        self.replaced, self.epoch = self.process, self.epoch + 1
+        self.process = Process("proxy", self.folder, self.command())
+        self.until_listening()
+
+    def kill(self) -> None:
+        super().kill()
+        if self.epoch:
+            self.replaced.kill()
+
+    def start(self) -> None:
+        self.epoch = 0
+        self.process = Process("proxy", self.folder, self.command())
+        self.until_listening()
+
+
+ALL = [Nginx, HAProxy, Caddy, Envoy, Apache]

@@ -51,3 +51,21 @@ def test_a_go_plugin_driver_finds_its_device(tmp_path, device):
         (found,) = world.call("fleet.v1.DeviceService/ListDevices")["devices"]
         assert found["identifier"] == "mac:02:00:5E:00:00:85", found
         assert (found["driver"], found["model"], found["manufacturer"]) == ("gopher", "G1", "Gopher Works"), found
+
+
+def test_a_driver_is_asked_about_silent_addresses_only_if_the_node_allows_it(tmp_path):
+    driver = peers.go("driver")
+    plugins = tmp_path / "plugins"
+    plugins.mkdir(mode=0o755)
+    shutil.copy(driver, plugins / "gopher")
+    with World(tmp_path / "world") as world:
+        for count, (name, flags, devices) in enumerate([("silent", [], []), ("asking", ["--ask-silent", "gopher"], ["127.0.0.86"])], 1):
+            node_id = world.enroll(name)
+            node = world.run_node(name, "--plugin-dir", plugins, *flags)
+            world.until_connected(count)
+            eventually("the plugin", lambda: node.logged("a plugin is serving"))
+            scan_id = world.start_scan(node_id, "", request={"ip_list": {"ip_addresses": ["127.0.0.86", "127.0.0.87"]}})
+            scan = world.finished(scan_id)
+            assert scan["state"] == "SCAN_STATE_COMPLETED", (scan, node.tail())
+            found = world.call("fleet.v1.DeviceService/ListDevices").get("devices", [])
+            assert [device["ip"] for device in found] == devices, (name, found)

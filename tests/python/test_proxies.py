@@ -1,4 +1,4 @@
-"""Forty nodes, nine watchers and a hostile client behind one reverse proxy: nginx, HAProxy and Caddy, as documented.
+"""Forty nodes, nine watchers and a hostile client behind one reverse proxy: nginx, HAProxy, Caddy, Envoy and Apache, as documented.
 
 The nodes are real ones; they keep one URL, at which one proxy after the other listens. The devices are simulated.
 """

@@ -337,6 +337,10 @@ pub(crate) struct EngineArgs {
     /// those of the plugin protocol are always passed.
     #[arg(long, value_name = "NAME")]
     pub(crate) plugin_env: Vec<OsString>,
+    /// Ask the plugin of this file name also about silent addresses of lists and ranges, at its own ports; may be repeated.
+    /// For plugins that know devices without an open port.
+    #[arg(long, value_name = "PLUGIN")]
+    pub(crate) ask_silent: Vec<String>,
 }
 
 /// Parses the address of a name server. The default port is 53.

@@ -9,7 +9,7 @@ use std::{
 
 use fleet_plugin::{FolderError, HostOptions, PluginHost};
 
-use crate::cli::GUARD;
+use crate::cli::{EngineArgs, GUARD};
 
 /// The default plugin folder, beside the program.
 const FOLDER: &str = "plugins";
@@ -18,21 +18,41 @@ const SOCKETS: &str = "sockets";
 /// This program. The link works even while the file is being replaced by an update.
 const MYSELF: &str = "/proc/self/exe";
 
+/// The flags about plugins.
+#[derive(Debug)]
+pub(crate) struct PluginFlags {
+    folder: Option<PathBuf>,
+    pass_environment: Vec<OsString>,
+    ask_silent: Vec<String>,
+}
+
+impl PluginFlags {
+    pub(crate) fn of(args: &EngineArgs) -> Self {
+        Self {
+            folder: args.plugin_dir.clone(),
+            pass_environment: args.plugin_env.clone(),
+            ask_silent: args.ask_silent.clone(),
+        }
+    }
+}
+
 /// Starts the plugins of the given or the default folder. If they cannot run safely, the node logs the reason and runs
 /// without plugins.
 pub(crate) fn start(
-    named: Option<PathBuf>,
-    pass_environment: Vec<OsString>,
+    flags: PluginFlags,
     default_logins: bool,
     state_dir: &Path,
 ) -> Option<PluginHost> {
-    let is_named = named.is_some();
-    let started = named
+    let is_named = flags.folder.is_some();
+    let ask_silent = flags.ask_silent.clone();
+    let started = flags
+        .folder
         .map_or_else(usual, Ok)
         .and_then(|folder| Ok((folder, myself()?)))
         .map(|(folder, guard)| HostOptions {
             guard_arguments: vec![GUARD.into()],
-            pass_environment,
+            pass_environment: flags.pass_environment,
+            ask_silent: flags.ask_silent,
             default_logins,
             sockets: std::path::absolute(state_dir.join(SOCKETS)).ok(),
             ..HostOptions::new(folder, guard)
@@ -43,6 +63,9 @@ pub(crate) fn start(
             for skipped in host.skipped() {
                 let (file, problem) = (skipped.path.display(), &skipped.problem);
                 tracing::warn!(%file, problem, "skipped a plugin file");
+            }
+            for plugin in ask_silent.iter().filter(|name| !host.has(name)) {
+                tracing::warn!(%plugin, "no plugin has the file name that --ask-silent gives");
             }
             Some(host)
         }

@@ -17,7 +17,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{cli::RunArgs, exit::Usage, halt, options, plugins, status};
+use crate::{
+    cli::RunArgs,
+    exit::Usage,
+    halt, options,
+    plugins::{self, PluginFlags},
+    status,
+};
 
 /// The configuration file of upstream nodes.
 const UPSTREAM_CONFIG: &str = "/etc/fleetnode/config.yaml";
@@ -37,10 +43,7 @@ const SECOND_SIGNAL: u8 = 130;
 
 /// Runs the node until a signal, or until the server ends it permanently.
 pub(crate) async fn run(state_dir: &Path, args: RunArgs) -> anyhow::Result<ExitCode> {
-    let (plugin_dir, plugin_env) = (
-        args.engine.plugin_dir.clone(),
-        args.engine.plugin_env.clone(),
-    );
+    let flags = PluginFlags::of(&args.engine);
     let mut options = AgentOptions {
         command_targets: args.max_targets,
         halt: halt::watch(state_dir),
@@ -65,7 +68,7 @@ pub(crate) async fn run(state_dir: &Path, args: RunArgs) -> anyhow::Result<ExitC
     raise_descriptor_limit();
     let mut signals = Signals::new().context("cannot install signal handlers")?;
     tracing::info!(server = state.server_url, name = state.name, fingerprint = %state.fingerprint(), version = env!("CARGO_PKG_VERSION"), "starting the node");
-    let plugins = plugins::start(plugin_dir, plugin_env, !args.no_default_logins, state_dir);
+    let plugins = plugins::start(flags, !args.no_default_logins, state_dir);
     if let Some(plugins) = &plugins {
         tokio::select! {
             () = plugins.wait_started(PLUGIN_WAIT) => {}

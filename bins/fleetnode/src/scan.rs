@@ -32,7 +32,8 @@ use crate::{
     cli::{Format, ScanArgs},
     exit::{self, Usage},
     halt::{self, Halted},
-    options, plugins,
+    options,
+    plugins::{self, PluginFlags},
     run::{PLUGIN_WAIT, Signals, raise_descriptor_limit},
 };
 
@@ -41,10 +42,7 @@ pub(crate) async fn run(state_dir: &Path, args: ScanArgs) -> anyhow::Result<Exit
     if let Some(reason) = halt::reason(state_dir) {
         return Err(Halted(reason).into());
     }
-    let (folder, environment) = (
-        args.engine.plugin_dir.clone(),
-        args.engine.plugin_env.clone(),
-    );
+    let flags = PluginFlags::of(&args.engine);
     let what = Request {
         targets: expand_targets(args.targets, read_targets).map_err(Usage::new)?,
         mdns: if args.announcements {
@@ -58,7 +56,7 @@ pub(crate) async fn run(state_dir: &Path, args: ScanArgs) -> anyhow::Result<Exit
     let mut options = options::agent(args.site, args.engine)?;
     raise_descriptor_limit();
     let mut signals = Signals::new().context("cannot install signal handlers")?;
-    let plugins = plugins::start(folder, environment, false, state_dir);
+    let plugins = plugins::start(flags, false, state_dir);
     if let Some(plugins) = &plugins {
         plugins.wait_started(PLUGIN_WAIT).await;
         options.drivers = Arc::new(DriverSet::clone(&options.drivers).with(plugins.drivers())?);

@@ -84,7 +84,7 @@ pub(crate) fn provide(session: &mut Session) {
 
 /// Installs the reverse proxies of docs/operating.md. The tests of a missing one skip themselves by name.
 fn install_proxies() {
-    for proxy in ["nginx", "haproxy", "caddy"] {
+    for proxy in ["nginx", "haproxy", "caddy", "apache2"] {
         if proc::which(proxy).is_none()
             && let Err(error) = apt::install(&[proxy])
         {

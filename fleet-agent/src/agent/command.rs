@@ -5,7 +5,9 @@ use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use fleet_core::{Port, limits, outcome::AckCode, parse_literal};
-use fleet_discovery::{AddressList, LOCAL_SUBNET, Listening, Target, parse_ports};
+use fleet_discovery::{
+    AddressList, LOCAL_SUBNET, Listening, Target, TargetEntry, TargetSet, parse_ports,
+};
 use fleet_scan::Listen;
 use fleet_wire::{
     decode_checked,
@@ -111,8 +113,13 @@ impl CommandReader<'_> {
 
     fn discover(&self, request: DiscoverRequest) -> Result<ScanTask, Refusal> {
         let mut listen = None;
+        let listed = match &request.mode {
+            Some(Mode::IpList(_)) => true,
+            Some(Mode::Nmap(nmap)) => is_listed(&[&nmap.target]),
+            Some(Mode::Mdns(_) | Mode::IpRange(_)) | None => false,
+        };
         let (entries, ports) = match request.mode {
-            Some(Mode::IpList(list)) => (listed(&list.ip_addresses)?, list.ports),
+            Some(Mode::IpList(list)) => (entries(&list.ip_addresses)?, list.ports),
             Some(Mode::Nmap(nmap)) => (self.target(&nmap.target)?, nmap.ports),
             Some(Mode::Mdns(mdns)) => {
                 listen = Some(self.listen(&mdns)?);
@@ -176,6 +183,7 @@ impl CommandReader<'_> {
             entries,
             ports,
             default_ports,
+            listed,
             budget: limits::COMMAND_BUDGET,
             listen,
             policy: Arc::clone(self.policy),
@@ -288,8 +296,22 @@ fn unknown_command() -> Refusal {
     )
 }
 
+/// Whether texts of targets are single addresses, names and ranges only, without a network.
+pub(crate) fn is_listed<S: AsRef<str>>(targets: &[S]) -> bool {
+    let is_listed = |entry: &TargetEntry| match entry {
+        TargetEntry::Target(Target::Network(_) | Target::LocalSubnet) => false,
+        TargetEntry::Target(
+            Target::Address(_) | Target::LastOctetRange { .. } | Target::Name(_),
+        )
+        | TargetEntry::Range(..)
+        | TargetEntry::Octets(_) => true,
+    };
+    TargetSet::parse(targets)
+        .is_ok_and(|set| !set.included().is_empty() && set.included().iter().all(is_listed))
+}
+
 /// Parses the addresses and names of a list. The order matters: outcomes refer to it.
-fn listed(entries: &[String]) -> Result<Vec<Entry>, Refusal> {
+fn entries(entries: &[String]) -> Result<Vec<Entry>, Refusal> {
     let entry = |text: &String| match parse_literal(text) {
         Some(ip) => Ok(Entry::Address(fleet_core::canonical(ip))),
         None => match text.parse::<Target>() {

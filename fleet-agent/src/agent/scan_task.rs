@@ -23,6 +23,8 @@ pub(crate) struct ScanTask {
     pub(crate) ports: Vec<Port>,
     /// Whether the ports are the defaults that the node announced.
     pub(crate) default_ports: bool,
+    /// Whether the targets were listed or are a range.
+    pub(crate) listed: bool,
     pub(crate) budget: Duration,
     /// If set, only addresses that announce this service are scanned.
     pub(crate) listen: Option<Listen>,
@@ -102,6 +104,7 @@ impl ScanTask {
             targets,
             ports: self.ports,
             ports_are_defaults: self.default_ports,
+            listed: self.listed,
             budget: self.budget,
             listen: self.listen,
             guard: Guard::new(move |endpoint: Endpoint| {

@@ -142,6 +142,12 @@ impl Host {
         (0..64).filter(move |port| ports & (1u64 << port) != 0)
     }
 
+    /// Returns whether all ports are settled and none answered.
+    pub(super) fn is_silent(&self) -> bool {
+        let silent = [Some(TargetOutcome::Silent), Some(TargetOutcome::Refused)];
+        self.is_done() && silent.contains(&self.best)
+    }
+
     /// The ports that answered and were not identified.
     pub(super) fn open_ports(&self) -> impl Iterator<Item = u8> + use<> {
         let ports = self

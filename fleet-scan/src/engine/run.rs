@@ -32,8 +32,8 @@ use crate::{
     dial::Dialer,
     driver::DriverSet,
     job::{
-        FoundDevice, Interruption, ScanEvent, ScanJob, ScanOptions, ScanPhase, ScanProgress,
-        ScanSummary,
+        FoundDevice, Interruption, SILENT_TARGETS, ScanEvent, ScanJob, ScanOptions, ScanPhase,
+        ScanProgress, ScanSummary,
     },
     mdns::{Listener, MdnsEvent},
     notes::Notes,
@@ -55,6 +55,8 @@ const SWEEP_BATCHES: usize = 8;
 enum Answered {
     Port(u32, u8, Identified),
     External(u32, u8, Identified),
+    /// At a host that sent nothing.
+    Silent(u32, u8, Identified),
 }
 
 pub(super) struct Run {
@@ -64,6 +66,8 @@ pub(super) struct Run {
     requested_targets: Vec<IpAddr>,
     targets: Arc<Targets>,
     ports: Arc<[Port]>,
+    /// External drivers may be asked about silent hosts.
+    may_ask_silent: bool,
     /// The job names the ports by number; otherwise they are defaults.
     ports_requested: bool,
     precedences: Vec<u8>,
@@ -133,6 +137,7 @@ impl Run {
         let run = Self {
             options: scanner.options.clone(),
             drivers: Arc::clone(&scanner.drivers),
+            may_ask_silent: job.listed && targets.len() <= SILENT_TARGETS,
             requested_targets: job.targets,
             ports_requested,
             precedences: ports.iter().map(precedence).collect(),
@@ -424,6 +429,23 @@ impl Run {
                 self.note_failures(failures).await;
                 self.conclude_external(host, port, verdict).await;
             }
+            Answered::Silent(host, port, identified) => {
+                let Identified {
+                    verdict, failures, ..
+                } = identified;
+                self.note_failures(failures).await;
+                // Without an identification, the host stays silent.
+                match verdict {
+                    PortVerdict::Named(..) => self.conclude_external(host, port, verdict).await,
+                    PortVerdict::Skipped
+                    | PortVerdict::NotReached
+                    | PortVerdict::Silent
+                    | PortVerdict::Unreachable
+                    | PortVerdict::Refused
+                    | PortVerdict::Unidentified(_)
+                    | PortVerdict::CutOff(_) => self.finish(host).await,
+                }
+            }
         }
     }
 
@@ -462,20 +484,29 @@ impl Run {
         }
     }
 
-    /// Passes an unidentified host to the external drivers. Returns whether any driver applies.
+    /// Passes an unidentified or silent host to the external drivers. Returns whether any driver applies.
     fn ask_external(&mut self, host: u32) -> bool {
         let Some(state) = self.hosts.get(host as usize) else {
             return false;
         };
-        let questions: Vec<_> = state
-            .unidentified_ports()
+        let is_silent = self.may_ask_silent && state.is_silent();
+        let ports: Vec<u8> = if is_silent {
+            // At most 64 ports.
+            (0..self.ports.len() as u8).collect()
+        } else {
+            state.unidentified_ports().collect()
+        };
+        let drivers_at = |port: Port| {
+            if is_silent {
+                self.drivers.silent_at(port)
+            } else {
+                self.drivers.external_at(port, self.ports_requested)
+            }
+        };
+        let questions: Vec<_> = ports
+            .into_iter()
             .filter_map(|port| Some((port, self.endpoint(host, port)?)))
-            .map(|(port, endpoint)| {
-                let drivers = self
-                    .drivers
-                    .external_at(endpoint.port, self.ports_requested);
-                (port, endpoint, drivers)
-            })
+            .map(|(port, endpoint)| (port, endpoint, drivers_at(endpoint.port)))
             .filter(|(_, _, drivers)| !drivers.is_empty())
             .collect();
         if questions.is_empty() || self.interrupted.is_some() {
@@ -485,7 +516,11 @@ impl Run {
         let asking = identify_external(questions, dialer, options);
         self.identifying.spawn(async move {
             let (port, identified) = asking.await;
-            Answered::External(host, port, identified)
+            if is_silent {
+                Answered::Silent(host, port, identified)
+            } else {
+                Answered::External(host, port, identified)
+            }
         });
         true
     }

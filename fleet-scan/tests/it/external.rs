@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-use fleet_core::{DeviceFacts, Endpoint, Port, TargetOutcome};
+use fleet_core::{AddressPolicy, DeviceFacts, Endpoint, Port, TargetOutcome};
 use fleet_scan::{
-    Answer, BoxFuture, Driver, DriverError, DriverSet, Probe, ScanJob, ScanOptions, Scanner,
+    Answer, BoxFuture, Driver, DriverError, DriverSet, Guard, Probe, ScanJob, ScanOptions, Scanner,
 };
 use fleet_sim::{Manner, Service, Site, Truth};
 use tokio::sync::watch;
@@ -23,6 +23,8 @@ struct External {
     names: Option<&'static str>,
     trouble: Option<&'static str>,
     fails: bool,
+    /// It may be asked about silent hosts, and has this default port.
+    silent_at: Option<u16>,
     asked: Mutex<Vec<Endpoint>>,
     /// Each question waits until this many hosts have an open one.
     hosts_at_once: usize,
@@ -36,7 +38,11 @@ impl Driver for External {
     }
 
     fn default_ports(&self) -> Vec<Port> {
-        Vec::new()
+        self.silent_at.and_then(Port::new).into_iter().collect()
+    }
+
+    fn asks_silent(&self) -> bool {
+        self.silent_at.is_some()
     }
 
     fn precedence(&self) -> u8 {
@@ -206,5 +212,66 @@ async fn a_broken_driver_makes_a_scan_incomplete_even_if_it_is_not_needed() {
         summary.notes.iter().any(|note| note.starts_with(&kind)),
         "{:?}",
         summary.notes
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_driver_that_may_is_asked_about_silent_hosts_and_only_in_short_lists() {
+    const PORT: u16 = 14_777;
+    let hosts = |count: u8| (1..=count).map(|host| IpAddr::from([127, 90, 39, host]));
+    for (may_ask, listed, count, is_found) in [
+        (true, true, 2, true),
+        (false, true, 2, false),
+        (true, false, 2, false),
+        (true, true, 255, true),
+        (true, true, 0, false),
+    ] {
+        let external = Arc::new(External {
+            names: Some("virtual"),
+            silent_at: may_ask.then_some(PORT),
+            ..External::default()
+        });
+        // With 0, a list of one address more than the limit.
+        let mut targets: Vec<IpAddr> = hosts(if count == 0 { 255 } else { count }).collect();
+        if count == 0 {
+            targets.extend([1, 2].map(|host| IpAddr::from([127, 90, 40, host])));
+        }
+        let job = ScanJob {
+            ports: [PORT, PORT + 1].into_iter().filter_map(Port::new).collect(),
+            guard: Guard::policy(AddressPolicy::DEMO),
+            listed,
+            ..ScanJob::new(targets.clone())
+        };
+        let (summary, found, _) = scan(&external.scanner(), job).await;
+        let expected = if is_found { targets.len() } else { 0 };
+        assert_eq!(found.len(), expected, "{may_ask} {listed} {count}");
+        assert_eq!(external.asked().len(), expected, "at its own port only");
+        let outcome = if is_found {
+            TargetOutcome::Identified
+        } else {
+            TargetOutcome::Refused
+        };
+        assert_eq!(summary.count(outcome), targets.len() as u64);
+    }
+}
+
+#[tokio::test]
+async fn a_silent_host_that_a_driver_does_not_know_stays_silent() {
+    let external = Arc::new(External {
+        silent_at: Some(14_778),
+        ..External::default()
+    });
+    let job = ScanJob {
+        ports: Port::new(14_778).into_iter().collect(),
+        guard: Guard::policy(AddressPolicy::DEMO),
+        listed: true,
+        ..ScanJob::new(vec![[127, 90, 41, 1].into()])
+    };
+    let (summary, found, _) = scan(&external.scanner(), job).await;
+    assert_eq!((found.len(), external.asked().len()), (0, 1));
+    assert_eq!(summary.outcomes, [TargetOutcome::Refused]);
+    assert!(
+        summary.is_complete() && summary.notes.is_empty(),
+        "{summary:?}"
     );
 }

@@ -2,7 +2,7 @@
 
 use connectrpc::{ConnectError, ErrorCode};
 
-use crate::RpcError;
+use crate::{ErrorMetadata, RpcError};
 
 /// Prefixes of engine errors about a truncated response. The engine classifies them as internal errors.
 const BROKEN: [&str; 3] = [
@@ -31,7 +31,15 @@ pub(super) fn failed(error: ConnectError) -> RpcError {
     if broke {
         return RpcError::unavailable(format!("the connection broke: {message}"));
     }
-    error.into()
+    let metadata = ErrorMetadata {
+        headers: error.response_headers().clone(),
+        trailers: error.trailers().clone(),
+    };
+    let mut error = RpcError::from(error);
+    if metadata != ErrorMetadata::default() {
+        error.metadata = Some(Box::new(metadata));
+    }
+    error
 }
 
 #[cfg(test)]

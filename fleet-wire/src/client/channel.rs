@@ -18,7 +18,7 @@ use super::{
     stream::Source,
     transport::Transport,
 };
-use crate::{Method, Protocol, RpcError, engine::Wire};
+use crate::{Method, Protocol, Reply, RpcError, engine::Wire};
 
 /// The URL in requests to servers on Unix sockets, as in gRPC.
 const UNIX_URL: &str = "http://localhost";
@@ -158,9 +158,26 @@ impl Channel {
         &self,
         method: &Method,
         request: &I,
-        mut options: CallOptions,
+        options: CallOptions,
     ) -> Result<O, RpcError> {
-        options.timeout = options.timeout.or(Some(self.call_timeout));
+        let reply = self.call(method, request, options).await?;
+        Ok(reply.message)
+    }
+
+    /// Makes a unary call and returns the message with the headers and trailers of the response.
+    ///
+    /// # Errors
+    ///
+    /// The server's error, or UNAVAILABLE if there was no answer of one.
+    pub async fn call<I: Wire, O: Wire>(
+        &self,
+        method: &Method,
+        request: &I,
+        mut options: CallOptions,
+    ) -> Result<Reply<O>, RpcError> {
+        if !options.is_unlimited {
+            options.timeout = options.timeout.or(Some(self.call_timeout));
+        }
         let (transport, config) = &self.unary;
         let spec = Spec::client(method.path(), StreamType::Unary);
         let response = client::call_unary::<_, _, RawView<'static>>(
@@ -172,11 +189,23 @@ impl Channel {
         )
         .await
         .map_err(failed)?;
-        O::decode(response.into_view().into_bytes())
-            .map_err(|e| RpcError::internal(format!("the server's message does not decode: {e}")))
+        let (headers, message, trailers) = response.into_parts();
+        let message = O::decode(message.into_bytes()).map_err(|e| {
+            RpcError::internal(format!("the server's message does not decode: {e}"))
+        })?;
+        Ok(Reply {
+            message,
+            headers,
+            trailers,
+        })
     }
 
-    pub(crate) async fn server_stream<I: Wire, O: Wire>(
+    /// Opens a stream from the server.
+    ///
+    /// # Errors
+    ///
+    /// The server's error, or UNAVAILABLE if there was no answer of one.
+    pub async fn server_stream<I: Wire, O: Wire>(
         &self,
         method: &Method,
         request: &I,
@@ -196,7 +225,12 @@ impl Channel {
         Ok(Incoming::new(Source::Server(Box::new(stream))))
     }
 
-    pub(crate) async fn bidi<I: Wire, O: Wire>(
+    /// Opens a stream in both directions, by gRPC.
+    ///
+    /// # Errors
+    ///
+    /// The server's error, or UNAVAILABLE if there was no answer of one.
+    pub async fn bidi<I: Wire, O: Wire>(
         &self,
         method: &Method,
         options: CallOptions,

@@ -9,6 +9,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
 pub struct CallOptions {
     pub(super) headers: HeaderMap,
     pub(super) timeout: Option<Duration>,
+    pub(super) is_unlimited: bool,
 }
 
 impl CallOptions {
@@ -41,6 +42,13 @@ impl CallOptions {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// Removes the channel's timeout from a unary call.
+    #[must_use]
+    pub fn without_timeout(mut self) -> Self {
+        (self.timeout, self.is_unlimited) = (None, true);
         self
     }
 }

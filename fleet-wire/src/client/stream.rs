@@ -59,6 +59,14 @@ impl<T: Wire> Incoming<T> {
         }
     }
 
+    /// Returns the trailers, once the stream has ended.
+    pub fn trailers(&self) -> Option<&HeaderMap> {
+        match &self.source {
+            Source::Server(stream) => stream.trailers(),
+            Source::Bidi(stream) => stream.trailers(),
+        }
+    }
+
     /// Converts the messages to a stream that ends after the first error.
     pub fn into_stream(self) -> BoxStream<T> {
         Box::pin(stream::unfold(Some(self), |incoming| async move {

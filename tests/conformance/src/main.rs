@@ -1,8 +1,10 @@
-//! The server under test of Connect's conformance suite: the suite's service on this project's listener and dispatch.
-//! The runner (`connectconformance --mode server`) starts it, writes what it needs to standard input, and reads the
-//! address from standard output. `tests/python/test_conformance.py` runs it.
+//! The server and the client under test of Connect's conformance suite: the suite's service on this project's listener
+//! and dispatch, and with the argument `client`, the suite's calls by this project's client. The runner
+//! (`connectconformance --mode server` or `client`) starts it, writes to its standard input, and reads from its standard
+//! output. `tests/python/test_conformance.py` runs it.
 
 mod any;
+mod client;
 mod messages;
 mod service;
 
@@ -37,6 +39,14 @@ impl Authenticate for Anybody {
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    match std::env::args().nth(1).as_deref() {
+        None => serve().await,
+        Some("client") => client::run().await,
+        Some(other) => anyhow::bail!("unknown argument {other:?}: give none, or `client`"),
+    }
+}
+
+async fn serve() -> Result<()> {
     let mut input = tokio::io::stdin();
     let request = read(&mut input).await?;
     let mut config = ListenerConfig::plaintext();
@@ -81,7 +91,7 @@ async fn read(input: &mut Stdin) -> Result<ServerCompatRequest> {
 }
 
 /// Writes a message behind its length.
-fn write(response: &ServerCompatResponse) -> Result<()> {
+fn write(response: &impl Message) -> Result<()> {
     let bytes = response.encode_to_vec();
     let mut output = std::io::stdout().lock();
     output.write_all(&u32::try_from(bytes.len())?.to_be_bytes())?;

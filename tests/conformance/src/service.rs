@@ -26,11 +26,11 @@ use crate::{
 /// The limit of a request message, which the suite expects to be enforced.
 pub(crate) const MESSAGE_LIMIT: usize = 200 << 10;
 
-const UNARY: Method = method("Unary", MethodKind::Unary, false);
-const IDEMPOTENT_UNARY: Method = method("IdempotentUnary", MethodKind::Unary, true);
-const UNIMPLEMENTED: Method = method("Unimplemented", MethodKind::Unary, false);
-const SERVER_STREAM: Method = method("ServerStream", MethodKind::ServerStream, false);
-const BIDI_STREAM: Method = method("BidiStream", MethodKind::Bidi, false);
+pub(crate) const UNARY: Method = method("Unary", MethodKind::Unary, false);
+pub(crate) const IDEMPOTENT_UNARY: Method = method("IdempotentUnary", MethodKind::Unary, true);
+pub(crate) const UNIMPLEMENTED: Method = method("Unimplemented", MethodKind::Unary, false);
+pub(crate) const SERVER_STREAM: Method = method("ServerStream", MethodKind::ServerStream, false);
+pub(crate) const BIDI_STREAM: Method = method("BidiStream", MethodKind::Bidi, false);
 
 const fn method(name: &str, kind: MethodKind, idempotent: bool) -> Method {
     let path = match name.as_bytes() {
@@ -313,7 +313,7 @@ fn timeout_ms(ctx: &Context) -> Option<i64> {
     }
 }
 
-fn headers(map: &HeaderMap) -> Vec<Header> {
+pub(crate) fn headers(map: &HeaderMap) -> Vec<Header> {
     map.keys()
         .map(|name| Header {
             name: name.to_string(),
@@ -374,25 +374,35 @@ fn with_metadata(mut error: RpcError, headers: &[Header], trailers: &[Header]) -
     error
 }
 
+/// The codes of the suite and of this project.
+const CODES: [(ErrorCode, Code); 16] = [
+    (ErrorCode::Canceled, Code::Canceled),
+    (ErrorCode::Unknown, Code::Unknown),
+    (ErrorCode::InvalidArgument, Code::InvalidArgument),
+    (ErrorCode::DeadlineExceeded, Code::DeadlineExceeded),
+    (ErrorCode::NotFound, Code::NotFound),
+    (ErrorCode::AlreadyExists, Code::AlreadyExists),
+    (ErrorCode::PermissionDenied, Code::PermissionDenied),
+    (ErrorCode::ResourceExhausted, Code::ResourceExhausted),
+    (ErrorCode::FailedPrecondition, Code::FailedPrecondition),
+    (ErrorCode::Aborted, Code::Aborted),
+    (ErrorCode::OutOfRange, Code::OutOfRange),
+    (ErrorCode::Unimplemented, Code::Unimplemented),
+    (ErrorCode::Internal, Code::Internal),
+    (ErrorCode::Unavailable, Code::Unavailable),
+    (ErrorCode::DataLoss, Code::DataLoss),
+    (ErrorCode::Unauthenticated, Code::Unauthenticated),
+];
+
 fn code(code: ErrorCode) -> Code {
-    match code {
-        ErrorCode::Canceled => Code::Canceled,
-        ErrorCode::Unspecified | ErrorCode::Unknown => Code::Unknown,
-        ErrorCode::InvalidArgument => Code::InvalidArgument,
-        ErrorCode::DeadlineExceeded => Code::DeadlineExceeded,
-        ErrorCode::NotFound => Code::NotFound,
-        ErrorCode::AlreadyExists => Code::AlreadyExists,
-        ErrorCode::PermissionDenied => Code::PermissionDenied,
-        ErrorCode::ResourceExhausted => Code::ResourceExhausted,
-        ErrorCode::FailedPrecondition => Code::FailedPrecondition,
-        ErrorCode::Aborted => Code::Aborted,
-        ErrorCode::OutOfRange => Code::OutOfRange,
-        ErrorCode::Unimplemented => Code::Unimplemented,
-        ErrorCode::Internal => Code::Internal,
-        ErrorCode::Unavailable => Code::Unavailable,
-        ErrorCode::DataLoss => Code::DataLoss,
-        ErrorCode::Unauthenticated => Code::Unauthenticated,
-    }
+    let found = CODES.iter().find(|(theirs, _)| *theirs == code);
+    found.map_or(Code::Unknown, |(_, ours)| *ours)
+}
+
+/// The suite's name of a code.
+pub(crate) fn error_code(code: Code) -> ErrorCode {
+    let found = CODES.iter().find(|(_, ours)| *ours == code);
+    found.map_or(ErrorCode::Unknown, |(theirs, _)| *theirs)
 }
 
 async fn delay(milliseconds: u32) {

@@ -24,6 +24,9 @@ import (
 
 const port = "4478"
 
+// A device without an open port, which the driver knows by its address.
+const virtual = "127.0.0.86"
+
 type message = wire.Message
 
 // codec encodes the driver's messages by hand, and those of go-plugin's own services as usual.
@@ -54,6 +57,9 @@ func ports(wire.Fields) (*message, error) {
 }
 
 func discover(request wire.Fields) (*message, error) {
+	if request.Text(1) == virtual {
+		return device(virtual, []string{"GOPHER", "V1", "SN-86", "02:00:5E:00:00:86"}), nil
+	}
 	address := net.JoinHostPort(request.Text(1), request.Text(2))
 	connection, err := net.DialTimeout("tcp", address, 5*time.Second)
 	if err != nil {
