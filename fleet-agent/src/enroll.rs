@@ -4,14 +4,18 @@
 use std::path::PathBuf;
 
 use ed25519_dalek::{Signer, SigningKey};
-use fleet_core::{Fingerprint, SecretHash, registration_statement};
+use fleet_core::{
+    Fingerprint, NodeId, Secret, SecretHash, SecretKind, key_statement, registration_statement,
+};
 use fleet_wire::{
     Code, RpcError,
-    client::CallOptions,
+    client::{CallOptions, Channel},
+    fleet::{FetchNodeKeyRequest, NodeKeyClient, NodeKeyState},
     gateway::{FleetNodeGatewayClient, RegisterRequest},
 };
 
 use crate::{
+    seal,
     session::{self, ServerClock, SessionError},
     state::{SecretKey, SecretText, Stage, StateDir, StateError, StateFile},
     transport::{self, ServerAddress, TransportError},
@@ -107,6 +111,17 @@ pub enum EnrollError {
         /// The missing or invalid entry.
         problem: String,
     },
+    /// The API key that the server sent cannot be opened.
+    #[error(
+        "the API key that the server sent is not sealed to this node's encryption key; revoke the node at the server and check the connection"
+    )]
+    Unsealed,
+    /// The server could not be asked for the API key. It may be reachable again soon.
+    #[error("cannot ask the server for the API key: {0}")]
+    NotFetched(RpcError),
+    /// Nobody has confirmed the node in time.
+    #[error("the node was not confirmed in time")]
+    NotConfirmed,
     /// The system provides no random bytes.
     #[error("the system provides no random bytes: {0}")]
     Random(getrandom::Error),
@@ -203,6 +218,73 @@ pub async fn finish(dir: &StateDir, api_key: SecretText) -> Result<(), EnrollErr
     proved
 }
 
+/// The answer to a node that asks for its API key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyFetch {
+    /// No operator has confirmed the node yet: ask again after [`fleet_core::limits::KEY_FETCH_EVERY`].
+    AwaitingConfirmation,
+    /// The key was fetched, saved and proved.
+    Enrolled,
+    /// The operator received the key: pass it to [`finish`].
+    Pasted,
+    /// The server cannot give the key, or is an upstream one: wait for the operator's key.
+    Unsupported,
+}
+
+/// Asks the server for the API key of a registered node, and finishes the enrollment with it. The request is signed by
+/// the identity key, and the key comes sealed to the encryption key. `sequence` is higher than in every earlier
+/// request, such as the time in microseconds.
+///
+/// # Errors
+///
+/// [`EnrollError`]. After [`EnrollError::Refused`], asking again does not help. Other failures may end.
+pub async fn fetch_key(dir: &StateDir, sequence: i64) -> Result<KeyFetch, EnrollError> {
+    let state = dir.load()?.ok_or(EnrollError::NotRegistered)?;
+    let Some(id) = state.fleet_node_id else {
+        return Err(EnrollError::NotRegistered);
+    };
+    if state.upstream_server {
+        return Ok(KeyFetch::Unsupported);
+    }
+    let statement = key_statement(NodeId(id), sequence);
+    let signature = SigningKey::from_bytes(state.identity_key.expose()).sign(&statement);
+    let request = FetchNodeKeyRequest {
+        fleet_node_id: id,
+        sequence,
+        signature: signature.to_bytes().to_vec().into(),
+    };
+    let keys = NodeKeyClient::new(channel(&state)?);
+    let answer = match keys.fetch_node_key(&request, CallOptions::new()).await {
+        // An older server does not know the call.
+        Err(error) if error.code == Code::Unimplemented => return Ok(KeyFetch::Unsupported),
+        Err(source) => return Err(key_refused(source)),
+        Ok(answer) => answer,
+    };
+    match answer.state() {
+        NodeKeyState::AwaitingConfirmation => Ok(KeyFetch::AwaitingConfirmation),
+        NodeKeyState::Pasted => Ok(KeyFetch::Pasted),
+        NodeKeyState::Unspecified => Ok(KeyFetch::Unsupported),
+        NodeKeyState::Fetched => {
+            let sealed = &answer.sealed_key;
+            let key = seal::open_api_key(state.encryption_key.expose(), &statement, sealed)
+                .map_err(|_| EnrollError::Unsealed)?;
+            Secret::parse(SecretKind::NodeKey, &key).map_err(|_| EnrollError::Unsealed)?;
+            finish(dir, SecretText::new(key.to_string())).await?;
+            Ok(KeyFetch::Enrolled)
+        }
+    }
+}
+
+fn key_refused(source: RpcError) -> EnrollError {
+    match source.code {
+        Code::Unauthenticated | Code::FailedPrecondition | Code::InvalidArgument => {
+            let advice = "the server does not give this node its API key; have the operator revoke the node, then run `fleetnode unenroll` and enroll it with a new code";
+            EnrollError::Refused { advice, source }
+        }
+        _ => EnrollError::NotFetched(source),
+    }
+}
+
 /// Proves the saved API key by a handshake.
 ///
 /// # Errors
@@ -281,12 +363,15 @@ async fn prove(state: &StateFile) -> Result<(), EnrollError> {
 }
 
 fn client(state: &StateFile) -> Result<FleetNodeGatewayClient, TransportError> {
+    channel(state).map(FleetNodeGatewayClient::new)
+}
+
+fn channel(state: &StateFile) -> Result<Channel, TransportError> {
     transport::open(ServerAddress {
         url: &state.server_url,
         ca_file: state.ca_file.as_ref(),
         allow_insecure: state.allow_insecure_transport,
     })
-    .map(FleetNodeGatewayClient::new)
 }
 
 fn new_key() -> Result<SecretKey, EnrollError> {

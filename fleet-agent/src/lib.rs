@@ -17,8 +17,8 @@ mod transport;
 
 pub use agent::{Agent, AgentCounts, AgentError, AgentOptions, AgentStatus};
 pub use enroll::{
-    ConfigureOptions, EnrollError, EnrollOptions, Registration, configure, finish, refresh,
-    register,
+    ConfigureOptions, EnrollError, EnrollOptions, KeyFetch, Registration, configure, fetch_key,
+    finish, refresh, register,
 };
 pub use fleet_registry::link::StopReason;
 pub use import::import;

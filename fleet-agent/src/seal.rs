@@ -70,6 +70,22 @@ pub fn seal(key: &[u8; 32], half: CredentialPart, text: &str) -> Result<Vec<u8>,
     Ok(whole)
 }
 
+/// Separates the node's API key from other uses of the key.
+const API_KEY: &[u8] = b"fleet node api key 1";
+
+/// Opens an API key that the server sealed for the request that signed `statement`.
+///
+/// # Errors
+///
+/// [`SealError::NotOurs`].
+pub(crate) fn open_api_key(
+    key: &[u8; 32],
+    statement: &[u8],
+    sealed: &[u8],
+) -> Result<Zeroizing<String>, SealError> {
+    unseal(key, API_KEY, statement, sealed)
+}
+
 /// Opens a value from [`seal`] with the private encryption key.
 ///
 /// # Errors
@@ -78,6 +94,15 @@ pub fn seal(key: &[u8; 32], half: CredentialPart, text: &str) -> Result<Vec<u8>,
 pub fn open(
     key: &[u8; 32],
     half: CredentialPart,
+    sealed: &[u8],
+) -> Result<Zeroizing<String>, SealError> {
+    unseal(key, PURPOSE, half.label(), sealed)
+}
+
+fn unseal(
+    key: &[u8; 32],
+    purpose: &[u8],
+    about: &[u8],
     sealed: &[u8],
 ) -> Result<Zeroizing<String>, SealError> {
     let not_ours = |_| SealError::NotOurs;
@@ -90,9 +115,9 @@ pub fn open(
         &OpModeR::Base,
         &key,
         &ephemeral,
-        PURPOSE,
+        purpose,
         sealed,
-        half.label(),
+        about,
     )
     .map_err(not_ours)?;
     String::from_utf8(opened)

@@ -58,6 +58,6 @@ pub use report::{DeviceReport, RawDeviceReport, RejectReason};
 pub use scan::{ChunkState, CommandState, Priority, ScanState, TargetOutcome, UnknownState};
 pub use secret::{
     CHALLENGE_BYTES, CHALLENGE_TAG, InvalidSecret, Secret, SecretHash, SecretKind, challenge,
-    is_domain_separated, is_upstream_challenge, registration_statement,
+    is_domain_separated, is_upstream_challenge, key_statement, registration_statement,
 };
 pub use time::Timestamp;

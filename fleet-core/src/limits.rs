@@ -103,6 +103,10 @@ pub const DIRECT_SCANS: usize = 4;
 
 /// Lifetime of an enrollment code.
 pub const CODE_LIFE: Duration = Duration::from_secs(3_600);
+/// How long a confirmed node may fetch its API key.
+pub const KEY_FETCH_LIFE: Duration = Duration::from_secs(3_600);
+/// How often a node asks whether it may fetch its API key.
+pub const KEY_FETCH_EVERY: Duration = Duration::from_secs(5);
 /// Lifetime of an operator's browser session: a working day.
 pub const BROWSER_SESSION_LIFE: Duration = Duration::from_secs(12 * 3_600);
 /// How long a one-time password can be exchanged for a chosen password.

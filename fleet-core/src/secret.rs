@@ -7,6 +7,8 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use crate::NodeId;
+
 /// The kind of a secret. Its prefix names the kind, for people and for scanners of leaked secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SecretKind {
@@ -224,6 +226,17 @@ pub fn registration_statement(
     .concat()
 }
 
+/// The statement that a confirmed node signs to fetch its API key. It contains a tag of its own, so no challenge and no
+/// registration can be taken for it. The sequence only grows: an older request has no effect.
+pub fn key_statement(node: NodeId, sequence: i64) -> Vec<u8> {
+    [
+        b"fleet-node-key1\0".as_slice(),
+        &node.0.to_be_bytes(),
+        &sequence.to_be_bytes(),
+    ]
+    .concat()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -303,6 +316,9 @@ mod tests {
     #[test]
     fn a_challenge_for_upstream_has_its_length_and_no_tag_of_ours() {
         let registration = registration_statement(&SecretHash::of("x"), "n", &[1; 32], &[2; 32]);
+        // An upstream node signs any challenge of this length, so the length of this statement must differ.
+        let key = key_statement(NodeId(7), 9);
+        assert!(!is_domain_separated(&key) && key != registration);
         for (challenge, expected) in [
             ([7; 15].as_slice(), false),
             (&[7; 16], true),
@@ -311,6 +327,7 @@ mod tests {
             (&challenge(&[1; 32]), false),
             (CHALLENGE_TAG, false),
             (&registration[..64], false),
+            (&key, false),
         ] {
             assert_eq!(is_upstream_challenge(challenge), expected, "{challenge:?}");
         }

@@ -6,6 +6,7 @@ mod admin;
 mod audit;
 mod devices;
 mod direct;
+mod enrollment;
 mod gateway;
 mod keys;
 mod nodes;

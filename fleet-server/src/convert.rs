@@ -341,6 +341,8 @@ pub(crate) fn node(row: NodeRow, online: bool, connected: bool) -> fleet::Node {
         replaces_fleet_node_id: row.replaces.map_or(0, |NodeId(id)| id),
         site_id: row.site.0,
         site_name: row.site_name,
+        fetches_key: row.key_fetch.is_some(),
+        key_fetched_at: row.key_fetch.flatten().map(timestamp),
     }
 }
 

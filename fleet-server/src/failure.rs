@@ -7,9 +7,9 @@ use fleet_core::outcome;
 use fleet_store::{
     BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError, ConfirmError,
     CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, DeleteDevicesError,
-    DifferenceError, KeyError, MemberError, MoveNodeError, RegisterError, RenameNodeError,
-    ReportError, RevokeError, RunNowError, ScheduleError, SiteError, StoreError, UnbindError,
-    UndoError,
+    DifferenceError, FetchKeyError, KeyError, MemberError, MoveNodeError, RegisterError,
+    RenameNodeError, ReportError, RevokeError, RunNowError, ScheduleError, SiteError, StoreError,
+    UnbindError, UndoError,
 };
 use fleet_wire::{Code, RpcError};
 
@@ -129,6 +129,12 @@ refusals! {
     CancelCodeError {
         NotFound(_) => not_found ENROLLMENT_CODE_NOT_FOUND;
         NotPending(..) => failed_precondition ENROLLMENT_STATE;
+    }
+    FetchKeyError {
+        NotFound => unauthenticated NODE_NOT_ENROLLED;
+        Repeated(_) => failed_precondition KEY_REQUEST_REPEATED;
+        Used => failed_precondition NODE_KEY_USED;
+        Expired => failed_precondition NODE_KEY_EXPIRED;
     }
     RenameNodeError {
         NotFound(_) => not_found NODE_NOT_FOUND;

@@ -56,6 +56,7 @@ mod results;
 mod scans;
 mod schedules;
 mod seal;
+mod sealed_key;
 mod server;
 mod stream;
 mod sweep;

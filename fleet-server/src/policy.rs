@@ -125,6 +125,15 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
         ],
     ),
     (
+        "fleet.v1.NodeConfirmationService",
+        &[("ConfirmFetchingNode", Operator(NodeManage))],
+    ),
+    (
+        "fleet.v1.NodeKeyService",
+        // Each request is signed by the node's identity key.
+        &[("FetchNodeKey", Public)],
+    ),
+    (
         "fleet.v1.DeviceService",
         &[
             ("ListDevices", Operator(NodeRead)),

@@ -8,8 +8,8 @@ use fleet_wire::{
     admin::FleetNodeAdminServer,
     fleet::{
         AccountServer, AuditServer, DevicePairingServer, DeviceSearchServer, DeviceServer,
-        DirectServer, KeyServer, NodeServer, OperatorServer, ResultServer, ScanServer,
-        ScheduleServer, SiteServer,
+        DirectServer, KeyServer, NodeConfirmationServer, NodeKeyServer, NodeServer, OperatorServer,
+        ResultServer, ScanServer, ScheduleServer, SiteServer,
     },
     gateway::FleetNodeGatewayServer,
     listener::ListenerCounts,
@@ -66,6 +66,8 @@ impl Server {
             .mount(ScanServer::from_arc(api.clone()))
             .mount(ResultServer::from_arc(api.clone()))
             .mount(ScheduleServer::from_arc(api.clone()))
+            .mount(NodeKeyServer::from_arc(api.clone()))
+            .mount(NodeConfirmationServer::from_arc(api.clone()))
             .mount(NodeServer::from_arc(api.clone()))
             .mount(DeviceSearchServer::from_arc(api.clone()))
             .mount(SiteServer::from_arc(api.clone()))

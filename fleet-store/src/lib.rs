@@ -24,9 +24,9 @@ pub use api::{
     },
     direct::{DialRequest, Direct, DirectOutcome, Exclusion, NewSightings, ReleaseError, Released},
     enrollment::{
-        CancelCodeError, ConfirmError, CreateCodeError, Enrollment, Hello, Invitation, Invitations,
-        MoveNodeError, NewCode, NewNode, NodeRow, RegisterError, Registered, RenameNodeError,
-        RevokeError, Revoked,
+        CancelCodeError, ConfirmError, CreateCodeError, Enrollment, FetchKeyError, FetchingNode,
+        Hello, Invitation, Invitations, KeyAnswer, KeyRequest, MoveNodeError, NewCode, NewNode,
+        NodeRow, RegisterError, Registered, RenameNodeError, RevokeError, Revoked,
     },
     error::StoreError,
     operators::{

@@ -87,6 +87,8 @@ pub fn methods() -> impl Iterator<Item = &'static Method> {
         fleet::ResultClient::METHODS,
         fleet::ScheduleClient::METHODS,
         fleet::NodeClient::METHODS,
+        fleet::NodeKeyClient::METHODS,
+        fleet::NodeConfirmationClient::METHODS,
         fleet::DeviceSearchClient::METHODS,
         fleet::SiteClient::METHODS,
         fleet::DeviceClient::METHODS,

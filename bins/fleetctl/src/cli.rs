@@ -258,13 +258,16 @@ pub(crate) enum Nodes {
         /// Id of the pending enrollment.
         id: i64,
     },
-    /// Confirm a node and print its API key on standard output. It is shown only once.
+    /// Confirm a node. A waiting node fetches its API key itself; otherwise the key is printed once on standard output.
     Confirm {
         /// Id or name of the node.
         node: String,
         /// Fingerprint that the node shows. Without it, you are asked to compare the fingerprints.
         #[arg(long, value_name = "HEX")]
         fingerprint: Option<String>,
+        /// Print the API key even if the node waits to fetch it itself.
+        #[arg(long)]
+        paste: bool,
     },
     /// Change the name under which operators see a node. The node's own logs keep the old name.
     Rename {

@@ -1,13 +1,17 @@
 //! `fleetctl nodes`.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::{Duration, Instant},
+};
 
 use fleet_wire::{
     RpcError,
     admin::{ConfirmFleetNodeRequest, CreateEnrollmentCodeRequest, RevokeFleetNodeRequest},
     fleet::{
-        CancelEnrollmentCodeRequest, EnrollmentCode, ListEnrollmentCodesRequest, ListNodesRequest,
-        ListRevokedNodesRequest, MoveNodeRequest, Node, RenameNodeRequest,
+        CancelEnrollmentCodeRequest, ConfirmFetchingNodeRequest, EnrollmentCode,
+        ListEnrollmentCodesRequest, ListNodesRequest, ListRevokedNodesRequest, MoveNodeRequest,
+        Node, RenameNodeRequest,
     },
 };
 
@@ -64,9 +68,11 @@ pub(crate) async fn run(server: &Server, format: Format, command: Nodes) -> Resu
                 )
                 .await?;
         }
-        Nodes::Confirm { node, fingerprint } => {
-            confirm(server, format, &node, fingerprint.as_deref()).await?
-        }
+        Nodes::Confirm {
+            node,
+            fingerprint,
+            paste,
+        } => confirm(server, format, &node, fingerprint.as_deref(), paste).await?,
         Nodes::Rename { node, name } => {
             let request = RenameNodeRequest {
                 fleet_node_id: resolve(server, &node).await?,
@@ -155,6 +161,7 @@ async fn confirm(
     format: Format,
     node: &str,
     fingerprint: Option<&str>,
+    paste: bool,
 ) -> Result<(), Failure> {
     let node = find(server, node).await?;
     let id = node.fleet_node_id;
@@ -186,6 +193,17 @@ async fn confirm(
             )?;
         }
     }
+    if node.fetches_key && !paste {
+        let request = ConfirmFetchingNodeRequest {
+            fleet_node_id: id,
+            pending_enrollment_id,
+        };
+        server
+            .confirmation
+            .confirm_fetching_node(&request, server.call()?)
+            .await?;
+        return fetched(server, id).await;
+    }
     let request = ConfirmFleetNodeRequest {
         fleet_node_id: id,
         pending_enrollment_id,
@@ -196,6 +214,30 @@ async fn confirm(
         .await?;
     let note = "confirmed; the API key is shown only once: paste it at the prompt of the node";
     output::secret(format, &confirmed, &confirmed.api_key, note)?;
+    Ok(())
+}
+
+/// How long to wait for a confirmed node to fetch its API key: it asks every few seconds.
+const FETCH_WAIT: Duration = Duration::from_secs(30);
+
+/// Says whether a confirmed node has fetched its API key.
+async fn fetched(server: &Server, id: i64) -> Result<(), Failure> {
+    let until = Instant::now() + FETCH_WAIT;
+    while Instant::now() < until {
+        if find(server, &id.to_string())
+            .await?
+            .key_fetched_at
+            .is_some()
+        {
+            writeln!(io::stderr(), "confirmed; the node has fetched its API key")?;
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    writeln!(
+        io::stderr(),
+        "confirmed, but the node has not fetched its API key yet: run `fleetnode enroll` on it within an hour; `fleetctl nodes list --wide` shows when it has"
+    )?;
     Ok(())
 }
 
@@ -262,9 +304,16 @@ impl Rows for Node {
         "Queued",
         "Subnets",
         "Site",
+        "Key fetched",
     ];
-    const OPTIONAL: &'static [&'static str] =
-        &["Site", "Subnets", "Version", "Queued", "Last seen"];
+    const OPTIONAL: &'static [&'static str] = &[
+        "Key fetched",
+        "Site",
+        "Subnets",
+        "Version",
+        "Queued",
+        "Last seen",
+    ];
     const WHOLE: &'static [&'static str] = &["Node", "Fingerprint"];
 
     fn cells(&self) -> Vec<String> {
@@ -278,6 +327,7 @@ impl Rows for Node {
             self.queued_scans.to_string(),
             self.local_subnets.join(" "),
             format!("{} ({})", self.site_id, self.site_name),
+            times::timestamp(self.key_fetched_at.as_ref()),
         ]
     }
 }

@@ -9,8 +9,8 @@ use fleet_wire::{
     client::{CallOptions, Channel, ChannelConfig, Roots},
     fleet::{
         AccountClient, AuditClient, DeviceClient, DevicePairingClient, DeviceSearchClient,
-        DirectClient, KeyClient, NodeClient, OperatorClient, ResultClient, ScanClient,
-        ScheduleClient, SiteClient,
+        DirectClient, KeyClient, NodeClient, NodeConfirmationClient, OperatorClient, ResultClient,
+        ScanClient, ScheduleClient, SiteClient,
     },
     pairing::PairingClient,
 };
@@ -22,6 +22,7 @@ use crate::{cli::Cli, failure::Failure};
 pub(crate) struct Server {
     key: Secret,
     pub(crate) nodes: NodeClient,
+    pub(crate) confirmation: NodeConfirmationClient,
     pub(crate) sites: SiteClient,
     pub(crate) admin: FleetNodeAdminClient,
     pub(crate) scans: ScanClient,
@@ -54,6 +55,7 @@ impl Server {
         Ok(Self {
             key,
             nodes: NodeClient::new(channel.clone()),
+            confirmation: NodeConfirmationClient::new(channel.clone()),
             sites: SiteClient::new(channel.clone()),
             admin: FleetNodeAdminClient::new(channel.clone()),
             scans: ScanClient::new(channel.clone()),

@@ -175,6 +175,9 @@ pub(crate) struct EnrollArgs {
     /// Allow plain HTTP to another machine, which exposes the node's keys to the network.
     #[arg(long)]
     pub(crate) allow_insecure_transport: bool,
+    /// Wait up to this time for the confirmation, in seconds; the node then fetches its API key itself. On a terminal the default is 3600. Without a terminal the API key is read from standard input, unless this is set.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    pub(crate) wait: Option<u64>,
     /// Not supported; upstream's flag for replacing an enrollment.
     #[arg(long, hide = true)]
     pub(crate) force: bool,

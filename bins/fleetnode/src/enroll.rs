@@ -3,14 +3,15 @@
 use std::{
     io::{self, BufRead, IsTerminal, Write},
     path::Path,
+    time::Duration,
 };
 
 use anyhow::Context;
 use fleet_agent::{
-    ConfigureOptions, EnrollError, EnrollOptions, SecretText, SitePolicy, Stage, StateDir,
-    StateFile,
+    ConfigureOptions, EnrollError, EnrollOptions, KeyFetch, SecretText, SitePolicy, Stage,
+    StateDir, StateFile,
 };
-use fleet_core::{Fingerprint, Secret, SecretKind};
+use fleet_core::{Fingerprint, Secret, SecretKind, limits};
 use fleet_discovery::SubnetChoice;
 use zeroize::Zeroizing;
 
@@ -25,6 +26,7 @@ const LIMITS: &str = "Under an upstream server, this node finds and pairs device
 const LINE: u64 = 520;
 
 pub(crate) async fn enroll(state_dir: &Path, args: EnrollArgs) -> anyhow::Result<()> {
+    let wait = wait(args.wait, io::stdin().is_terminal());
     let dir = StateDir::open(state_dir)?;
     let state = dir.load()?;
     let stage = state.as_ref().map_or(Stage::New, StateFile::stage);
@@ -47,7 +49,13 @@ pub(crate) async fn enroll(state_dir: &Path, args: EnrollArgs) -> anyhow::Result
         }
         (Stage::New | Stage::Registered | Stage::Enrolled, _) => register(&dir, args).await?,
     }
-    finish(&dir).await
+    finish(&dir, wait).await
+}
+
+/// How long to wait for the confirmation. A script that passes the key on standard input must not wait.
+fn wait(given: Option<u64>, is_terminal: bool) -> Option<Duration> {
+    let by_default = is_terminal.then_some(limits::KEY_FETCH_LIFE);
+    given.map(Duration::from_secs).or(by_default)
 }
 
 pub(crate) async fn refresh(state_dir: &Path) -> anyhow::Result<()> {
@@ -58,7 +66,7 @@ pub(crate) async fn refresh(state_dir: &Path) -> anyhow::Result<()> {
         .ok_or(EnrollError::NotRegistered)?;
     if state.stage() == Stage::Registered {
         print_fingerprint(state.fingerprint())?;
-        return finish(&dir).await;
+        return finish(&dir, wait(None, io::stdin().is_terminal())).await;
     }
     fleet_agent::refresh(&dir).await?;
     print("The server accepts this node.")
@@ -145,7 +153,56 @@ async fn register(dir: &StateDir, args: EnrollArgs) -> anyhow::Result<()> {
     print_fingerprint(registered.fingerprint)
 }
 
-async fn finish(dir: &StateDir) -> anyhow::Result<()> {
+/// Asks for the API key until an operator has confirmed the node. Returns whether the node is enrolled.
+async fn fetch(dir: &StateDir, most: Duration) -> anyhow::Result<bool> {
+    let until = tokio::time::Instant::now() + most;
+    print("Waiting for the confirmation. The node then fetches its API key itself.")?;
+    let mut unreachable = false;
+    loop {
+        match fleet_agent::fetch_key(dir, micros()).await {
+            Ok(KeyFetch::Enrolled) => {
+                print("Confirmed. The API key was fetched.")?;
+                return Ok(true);
+            }
+            Ok(KeyFetch::Pasted) => {
+                print("Confirmed. The operator received the API key.")?;
+                return Ok(false);
+            }
+            Ok(KeyFetch::Unsupported) => return Ok(false),
+            Ok(KeyFetch::AwaitingConfirmation) => unreachable = false,
+            // The server may restart while the operator compares the fingerprint.
+            Err(EnrollError::NotFetched(error)) => {
+                if !std::mem::replace(&mut unreachable, true) {
+                    writeln!(io::stderr(), "{error}; retrying")?;
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if tokio::time::Instant::now() + limits::KEY_FETCH_EVERY > until {
+            print(
+                "Saved. The node was not confirmed in time: run `fleetnode enroll` again to wait on.",
+            )?;
+            return Err(EnrollError::NotConfirmed.into());
+        }
+        tokio::time::sleep(limits::KEY_FETCH_EVERY).await;
+    }
+}
+
+/// The time in microseconds, which grows with each request.
+fn micros() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |since| {
+        i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+    })
+}
+
+async fn finish(dir: &StateDir, wait: Option<Duration>) -> anyhow::Result<()> {
+    let is_upstream = dir.load()?.is_some_and(|state| state.upstream_server);
+    if let Some(most) = wait.filter(|_| !is_upstream)
+        && fetch(dir, most).await?
+    {
+        return print(&next_steps(&SitePolicy::default().choose_subnets(None)));
+    }
     let upstream_server = dir.load()?.is_some_and(|state| state.upstream_server);
     let kind = (!upstream_server).then_some(SecretKind::NodeKey);
     let Some(api_key) = secret("API key: ", kind)? else {
@@ -180,7 +237,7 @@ fn next_steps(subnets: &[SubnetChoice]) -> String {
 
 fn print_fingerprint(fingerprint: Fingerprint) -> anyhow::Result<()> {
     print(&format!(
-        "Fingerprint: {fingerprint}\nCompare it with the fingerprint in the web page or in `fleetctl nodes list`, then confirm the node there. The API key is shown once after that."
+        "Fingerprint: {fingerprint}\nCompare it with the fingerprint in the web page or in `fleetctl nodes list`, then confirm the node there."
     ))
 }
 

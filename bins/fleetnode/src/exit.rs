@@ -65,11 +65,15 @@ fn of_enrollment(error: &EnrollError) -> u8 {
             SessionError::UntaggedChallenge | SessionError::NotUpstream { .. },
         ) => FAILURE,
         EnrollError::Session(SessionError::Call { source, .. })
-        | EnrollError::Refused { source, .. } => of_call(source.code),
+        | EnrollError::Refused { source, .. }
+        | EnrollError::NotFetched(source) => of_call(source.code),
         EnrollError::AlreadyRegistered { .. }
         | EnrollError::Import { .. }
         | EnrollError::Random(_) => FAILURE,
-        EnrollError::NotRegistered | EnrollError::FingerprintDiffers { .. } => PERMISSION,
+        EnrollError::NotRegistered
+        | EnrollError::FingerprintDiffers { .. }
+        | EnrollError::Unsealed => PERMISSION,
+        EnrollError::NotConfirmed => UNAVAILABLE,
     }
 }
 

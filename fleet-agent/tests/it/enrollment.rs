@@ -2,13 +2,16 @@
 
 use ed25519_dalek::{Signature, Verifier, VerifyingKey};
 use fleet_agent::{
-    ConfigureOptions, EnrollError, EnrollOptions, SecretText, SessionError, Stage, StateDir,
-    configure, finish, refresh, register,
+    ConfigureOptions, EnrollError, EnrollOptions, KeyFetch, SecretText, SessionError, Stage,
+    StateDir, configure, fetch_key, finish, refresh, register,
 };
 use fleet_core::{SecretHash, registration_statement};
 use fleet_wire::RpcError;
 
-use crate::{NODE, gateway::Gateway};
+use crate::{
+    NODE,
+    gateway::{Gateway, KeyReply},
+};
 
 const CODE: &str = "fnc_a-code-of-the-tests";
 
@@ -196,4 +199,34 @@ async fn a_key_is_deleted_only_if_the_server_rejects_it() {
     assert_eq!(stage(), Stage::Enrolled);
     gateway.behavior().begin = None;
     refresh(&dir).await.expect("the saved key is good");
+}
+
+#[tokio::test]
+async fn a_confirmed_node_fetches_its_key_and_proves_it() {
+    let gateway = Gateway::start().await;
+    let (_parent, dir) = folder();
+    assert!(matches!(
+        fetch_key(&dir, 1).await,
+        Err(EnrollError::NotRegistered)
+    ));
+    register(&dir, options(&gateway), &code())
+        .await
+        .expect("registers");
+    for (reply, expected) in [
+        (None, KeyFetch::Unsupported),
+        (Some(KeyReply::Awaiting), KeyFetch::AwaitingConfirmation),
+        (Some(KeyReply::Pasted), KeyFetch::Pasted),
+    ] {
+        gateway.behavior().key = reply;
+        assert_eq!(fetch_key(&dir, 2).await.expect("answers"), expected);
+    }
+    gateway.behavior().key = Some(KeyReply::SealedToAnother);
+    let stopped = fetch_key(&dir, 3).await;
+    assert!(matches!(stopped, Err(EnrollError::Unsealed)), "{stopped:?}");
+    let stage = || dir.load().expect("reads").expect("was saved").stage();
+    assert_eq!((stage(), gateway.seen().completed), (Stage::Registered, 0));
+    gateway.behavior().key = Some(KeyReply::Sealed);
+    let fetched = fetch_key(&dir, 4).await.expect("is fetched");
+    assert_eq!(fetched, KeyFetch::Enrolled);
+    assert_eq!((stage(), gateway.seen().completed), (Stage::Enrolled, 1));
 }

@@ -7,9 +7,13 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use fleet_core::{Fingerprint, challenge};
+use ed25519_dalek::{Signature, VerifyingKey};
+use fleet_core::{Fingerprint, NodeId, Secret, SecretKind, challenge, key_statement};
 use fleet_wire::{
     BoxStream, Context, Message, Reply, RpcError, Timestamp,
+    fleet::{
+        FetchNodeKeyRequest, FetchNodeKeyResponse, NodeKeyServer, NodeKeyService, NodeKeyState,
+    },
     gateway::*,
     listener::{self, ListenerConfig},
     pairing::{DiscoverRequest, FleetNodePairRequest, IpListModeRequest, discover_request},
@@ -49,6 +53,17 @@ pub(crate) struct Behavior {
     /// Errors for the next reports. With `refuse_for_good`, the last one is repeated forever.
     pub(crate) reports: Vec<RpcError>,
     pub(crate) refuse_for_good: bool,
+    /// The answer to FetchNodeKey. Without one, the server is older than this call.
+    pub(crate) key: Option<KeyReply>,
+}
+
+/// What the server answers to a node that asks for its API key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeyReply {
+    Awaiting,
+    Pasted,
+    Sealed,
+    SealedToAnother,
 }
 
 /// What the server has received.
@@ -103,6 +118,7 @@ impl Gateway {
                 heartbeat: None,
                 reports: Vec::new(),
                 refuse_for_good: false,
+                key: None,
             }),
             seen: watch::Sender::default(),
             streams: streams_tx,
@@ -110,7 +126,8 @@ impl Gateway {
         let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = socket.local_addr().expect("an address");
         let service = FleetNodeGatewayServer::from_arc(Arc::clone(&script));
-        let (service, _) = Services::new().mount(service).build(Gate);
+        let keys = NodeKeyServer::from_arc(Arc::clone(&script));
+        let (service, _) = Services::new().mount(service).mount(keys).build(Gate);
         let closing = CancellationToken::new();
         let serving = closing.clone();
         tokio::spawn(async move {
@@ -487,4 +504,58 @@ fn after(life: Duration) -> Timestamp {
         seconds: i64::try_from(time.as_secs()).expect("a time"),
         nanos: i32::try_from(time.subsec_nanos()).expect("below a second"),
     }
+}
+
+impl NodeKeyService for Script {
+    async fn fetch_node_key(
+        &self,
+        _: Context,
+        request: FetchNodeKeyRequest,
+    ) -> Result<Reply<FetchNodeKeyResponse>, RpcError> {
+        let reply = self.behavior().key;
+        let reply = reply.ok_or_else(|| RpcError::unimplemented("not known here"))?;
+        let registered = self.seen.borrow().registration.clone();
+        let registered = registered.expect("a registration");
+        let statement = key_statement(NodeId(request.fleet_node_id), request.sequence);
+        let identity = registered.identity_pubkey.as_ref().try_into();
+        let identity = VerifyingKey::from_bytes(identity.expect("32 bytes")).expect("a key");
+        let signature = Signature::from_slice(&request.signature).expect("64 bytes");
+        identity
+            .verify_strict(&statement, &signature)
+            .expect("is signed by the registered key");
+        let state = match reply {
+            KeyReply::Awaiting => NodeKeyState::AwaitingConfirmation,
+            KeyReply::Pasted => NodeKeyState::Pasted,
+            KeyReply::Sealed | KeyReply::SealedToAnother => NodeKeyState::Fetched,
+        };
+        let sealed_key = match reply {
+            KeyReply::Awaiting | KeyReply::Pasted => Vec::new(),
+            KeyReply::Sealed => sealed(&registered.encryption_pubkey, &statement),
+            KeyReply::SealedToAnother => sealed(&[9; 32], &statement),
+        };
+        Ok(Reply::new(FetchNodeKeyResponse {
+            state: state.into(),
+            sealed_key: sealed_key.into(),
+        }))
+    }
+}
+
+/// An API key, sealed as the server does.
+fn sealed(to: &[u8], statement: &[u8]) -> Vec<u8> {
+    use hpke::{
+        Deserializable, OpModeS, Serializable, aead::ChaCha20Poly1305, kdf::HkdfSha256,
+        kem::X25519HkdfSha256,
+    };
+    type Kem = X25519HkdfSha256;
+    let to = <Kem as hpke::Kem>::PublicKey::from_bytes(to).expect("a key");
+    let key = Secret::new(SecretKind::NodeKey, &[5; 32]);
+    let (ephemeral, sealed) = hpke::single_shot_seal::<ChaCha20Poly1305, HkdfSha256, Kem>(
+        &OpModeS::Base,
+        &to,
+        b"fleet node api key 1",
+        key.expose().as_bytes(),
+        statement,
+    )
+    .expect("is sealed");
+    [ephemeral.to_bytes().as_slice(), &sealed].concat()
 }

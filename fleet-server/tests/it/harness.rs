@@ -35,8 +35,8 @@ use fleet_wire::{
 use futures::StreamExt;
 pub(crate) use http::{Http, request};
 pub(crate) use node::{
-    Enrolled, Node, Profile, bearer, complete, device, heartbeat, heartbeat_with, identity,
-    registration,
+    ENCRYPTION, Enrolled, Node, Profile, bearer, complete, device, fetch_key, heartbeat,
+    heartbeat_with, identity, registration,
 };
 pub(crate) use scan::{Started, start, start_as};
 use tempfile::TempDir;

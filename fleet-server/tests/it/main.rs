@@ -17,6 +17,7 @@ mod exports;
 mod handshake;
 mod harness;
 mod hostile;
+mod key_fetch;
 mod matrix;
 mod metrics;
 mod names;

@@ -8,7 +8,7 @@ import { fingerprint, listNodes, nodeStatus, revoke } from "./nodes.js";
 import { chooseNode } from "./prefill.js";
 import { call } from "./rpc.js";
 
-const STEPS = ["Create a code", "Enroll the node", "Compare the fingerprint", "Copy the API key"];
+const STEPS = ["Create a code", "Enroll the node", "Compare the fingerprint", "Start the node"];
 
 /** Starts at the first step. */
 export function enrollView(root) {
@@ -50,6 +50,26 @@ function wizard(root, begin) {
     stop = poll(2000, async () => {
       const nodes = await listNodes();
       if (!closed) work(nodes);
+    });
+  }
+
+  /** Shows in `status` that a node has fetched its key, and at last that it is connected. */
+  function untilConnected(node, status) {
+    let fetched = false;
+    watch((nodes) => {
+      const now = nodes.find((one) => one.fleetNodeId === node.fleetNodeId);
+      if (now?.keyFetchedAt && !fetched) {
+        fetched = true;
+        announce(`Node ${isolate(now.name)} has fetched its API key.`);
+        fill(status, h("span", { class: "badge badge-good" }, "Key fetched"), h("span", {}, "Waiting for ", foreign(now.name), " to connect…"));
+      }
+      if (!now?.connected) return;
+      stop();
+      announce(`Node ${isolate(now.name)} is online.`);
+      fill(status,
+        h("span", { class: "badge badge-good" }, nodeStatus(now).word),
+        h("span", {}, foreign(now.name), " is connected. "),
+        h("a", { href: "#/scans/new", onclick: () => chooseNode(now.fleetNodeId) }, "Start a scan"));
     });
   }
 
@@ -108,6 +128,13 @@ function wizard(root, begin) {
       const refuse = h("button", { type: "button", class: "button button-danger-outline" }, "Refuse node");
       same.addEventListener("change", () => { confirm.disabled = !same.checked; });
       confirm.addEventListener("click", () => decide(confirm, async () => {
+        if (node.fetchesKey) {
+          await call("fleet.v1.NodeConfirmationService/ConfirmFetchingNode", {
+            fleetNodeId: node.fleetNodeId, pendingEnrollmentId: node.pendingEnrollmentId,
+          });
+          if (!closed) steps.fetching(node);
+          return;
+        }
         const { apiKey } = await call("fleetnodeadmin.v1.FleetNodeAdminService/ConfirmFleetNode", {
           fleetNodeId: node.fleetNodeId, pendingEnrollmentId: node.pendingEnrollmentId,
         });
@@ -142,16 +169,18 @@ function wizard(root, begin) {
         secretRow("fleetnode run", "Command"),
         status,
         h("div", { class: "actions" }, h("a", { class: "button", href: "#/nodes" }, "Done")));
-      watch((nodes) => {
-        const now = nodes.find((one) => one.fleetNodeId === node.fleetNodeId);
-        if (!now?.connected) return;
-        stop();
-        announce(`Node ${isolate(now.name)} is online.`);
-        fill(status,
-          h("span", { class: "badge badge-good" }, nodeStatus(now).word),
-          h("span", {}, foreign(now.name), " is connected. "),
-          h("a", { href: "#/scans/new", onclick: () => chooseNode(now.fleetNodeId) }, "Start a scan"));
-      });
+      untilConnected(node, status);
+    },
+
+    fetching(node) {
+      const status = waiting(["Waiting for ", foreign(node.name), " to fetch its API key…"]);
+      step(3, "Start the node",
+        h("p", {}, "The node fetches its API key itself, once. There is nothing to paste. Then start it:"),
+        secretRow("fleetnode run", "Command"),
+        status,
+        h("p", { class: "hint" }, "If its terminal was closed, run ", h("code", {}, "fleetnode enroll"), " on it within an hour."),
+        h("div", { class: "actions" }, h("a", { class: "button", href: "#/nodes" }, "Done")));
+      untilConnected(node, status);
     },
 
     gone(...text) {

@@ -1,5 +1,7 @@
 //! Invitations and nodes. Rows are locked in one order: node, then invitation.
 
+use std::net::IpAddr;
+
 use async_trait::async_trait;
 use fleet_core::{
     Fingerprint, NodeId, OrgId, PendingEnrollmentId, ScanId, SecretHash, SiteId, Timestamp,
@@ -294,6 +296,8 @@ pub struct NodeRow {
     pub open_scans: u32,
     /// The revoked node that it replaces.
     pub replaces: Option<NodeId>,
+    /// Set once it has asked for its API key: when it last fetched one, if it has.
+    pub key_fetch: Option<Option<Timestamp>>,
 }
 
 impl NodeRow {
@@ -301,6 +305,67 @@ impl NodeRow {
     pub fn stream_ended(&self) -> bool {
         self.stream.is_none_or(|stream| stream.ended_at.is_some())
     }
+}
+
+/// The public keys of a live node that has proved them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FetchingNode {
+    /// The organization.
+    pub org: OrgId,
+    /// The identity key, which signs its requests.
+    pub identity_key: [u8; 32],
+    /// The encryption key, to which its API key is sealed.
+    pub encryption_key: [u8; 32],
+}
+
+/// A signed request of a node for its API key. The caller has verified the signature.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyRequest {
+    /// The node.
+    pub node: NodeId,
+    /// The sequence of the request.
+    pub sequence: i64,
+    /// The hash of a new key, which becomes the node's key if it may fetch one.
+    pub key: SecretHash,
+    /// The address of the request.
+    pub from: IpAddr,
+    /// The current time.
+    pub now: Timestamp,
+}
+
+/// The answer to a node that asks for its API key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyAnswer {
+    /// No operator has confirmed it yet.
+    AwaitingConfirmation,
+    /// The new key is the node's key. A key that it fetched before is invalid.
+    Fetched,
+    /// The operator received the key.
+    Pasted,
+}
+
+/// Why a node may not fetch its API key.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchKeyError {
+    /// The node is not known, or was revoked.
+    #[error("this node is not enrolled here, or was revoked: enroll it with a new code")]
+    NotFound,
+    /// The request is not newer than an earlier one.
+    #[error(
+        "request {0} is not newer than an earlier one of this node: send the current time in microseconds"
+    )]
+    Repeated(i64),
+    /// The node has used its key.
+    #[error(
+        "this node has used its API key before: revoke it and enroll it again if the key is lost"
+    )]
+    Used,
+    /// The time is over.
+    #[error("the time to fetch the API key is over: revoke the node and enroll it again")]
+    Expired,
+    /// The database failed.
+    #[error(transparent)]
+    Storage(#[from] StoreError),
 }
 
 /// Enrollment codes.
@@ -342,6 +407,22 @@ pub trait Enrollment: Send + Sync {
         actor: Actor,
         now: Timestamp,
     ) -> Result<(), ConfirmError>;
+
+    /// Confirms an awaiting node that fetches its API key itself within [`fleet_core::limits::KEY_FETCH_LIFE`].
+    async fn confirm_fetching_node(
+        &self,
+        org: OrgId,
+        node: NodeId,
+        invitation: PendingEnrollmentId,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(), ConfirmError>;
+
+    /// Returns the keys of a live node that has proved them.
+    async fn fetching_node(&self, node: NodeId) -> Result<Option<FetchingNode>, StoreError>;
+
+    /// Remembers that an awaiting node fetches its key. Gives a confirmed node a new key, until it has used one. The key of an earlier request becomes invalid. Audited.
+    async fn fetch_key(&self, request: KeyRequest) -> Result<KeyAnswer, FetchKeyError>;
 
     /// Revokes a live node permanently. Its open invitations are canceled, and its keys, challenges and sessions
     /// become invalid. Its stream is ended by the server that holds it (`Orders::revoked`). Its commands end, its scans end with the results so far, and its devices are

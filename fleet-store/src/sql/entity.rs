@@ -43,8 +43,8 @@ pub(crate) use devices::{
 };
 pub(crate) use direct::direct_lease;
 pub(crate) use nodes::{
-    invitation, node, node_challenge, node_key, node_session, node_stream, replica, site,
-    site_exclude,
+    invitation, key_fetch, node, node_challenge, node_key, node_session, node_stream, replica,
+    site, site_exclude,
 };
 pub(crate) use operators::{
     audit, browser_session, operator, operator_key, operator_password, operator_source, org,

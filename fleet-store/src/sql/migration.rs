@@ -10,7 +10,7 @@ use sea_orm::{ConnectionTrait, DbBackend};
 use sea_orm_migration::prelude::*;
 
 /// All steps in order.
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     Step {
         name: "m0001_first_schema",
         sql: include_str!("migration/m0001_first_schema.sql"),
@@ -36,8 +36,12 @@ const STEPS: [Step; 7] = [
         sql: include_str!("migration/m0006_device_search.sql"),
     },
     Step {
-        name: "m0007_boundary",
-        sql: include_str!("migration/m0007_boundary.sql"),
+        name: "m0007_key_fetches",
+        sql: include_str!("migration/m0007_key_fetches.sql"),
+    },
+    Step {
+        name: "m0008_boundary",
+        sql: include_str!("migration/m0008_boundary.sql"),
     },
 ];
 

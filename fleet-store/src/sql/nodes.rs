@@ -8,7 +8,7 @@ use fleet_pairing::Reporter;
 
 use super::{
     codec,
-    entity::{invitation, node, node_stream, scan, site},
+    entity::{invitation, key_fetch, node, node_stream, scan, site},
     sites,
 };
 use crate::{NodeRow, sql::prelude::*};
@@ -124,7 +124,7 @@ pub(crate) enum Which {
 /// The most revoked nodes that are listed.
 const REVOKED: u64 = 200;
 
-/// Reads nodes of an organization with five queries, regardless of their number.
+/// Reads nodes of an organization with six queries, regardless of their number.
 pub(crate) async fn rows(
     db: &impl ConnectionTrait,
     org: OrgId,
@@ -195,10 +195,18 @@ pub(crate) async fn rows(
         .into_iter()
         .map(|site| (site.id, site.name))
         .collect();
+    let fetches: BTreeMap<i64, Option<Timestamp>> = key_fetch::Entity::find()
+        .filter(key_fetch::Column::NodeId.is_in(nodes.iter().map(|node| node.id)))
+        .all(db)
+        .await?
+        .into_iter()
+        .map(|fetch| (fetch.node_id, fetch.fetched_at.map(|at| at.0)))
+        .collect();
     nodes
         .into_iter()
         .map(|node| {
             Ok(NodeRow {
+                key_fetch: fetches.get(&node.id).copied(),
                 id: NodeId(node.id),
                 org,
                 state: node.state.0,

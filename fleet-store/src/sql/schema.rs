@@ -40,7 +40,7 @@ impl SqlStore {
             scan scan_request chunk sweep command report report_row report_refusal scan_event scan_host
             device device_alias device_sighting identity_change refused_device node_endpoint binding
             direct_lease
-            schedule schedule_run
+            schedule schedule_run key_fetch
             device_pairing device_credential pairing pairing_target
         );
         Ok(differences)

@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 
 use ed25519_dalek::{Signer, SigningKey};
-use fleet_core::NodeId;
+use fleet_core::{NodeId, SecretHash, key_statement, registration_statement};
 use fleet_wire::{
     Message, RpcError, Timestamp,
     admin::{ConfirmFleetNodeRequest, CreateEnrollmentCodeRequest},
     client::{CallOptions, Incoming, Outgoing},
+    fleet::{FetchNodeKeyRequest, FetchNodeKeyResponse, NodeKeyClient},
     gateway::{
         AckCode, AgentCommand, BeginAuthHandshakeRequest, CompleteAuthHandshakeRequest, ControlAck,
         ControlGoodbye, ControlHello, ControlStreamRequest, ControlStreamResponse,
@@ -19,6 +20,7 @@ use fleet_wire::{
     },
     pairing::{DiscoverRequest, FleetNodePairRequest},
 };
+use x25519_dalek::StaticSecret;
 
 use super::{Operator, World, channel, soon, unique};
 
@@ -83,6 +85,26 @@ pub(crate) fn registration(code: &str, name: &str, signing: &SigningKey) -> Regi
     }
 }
 
+/// The private encryption key of nodes that prove their keys.
+pub(crate) const ENCRYPTION: [u8; 32] = [3; 32];
+
+/// Asks for the API key of a node.
+pub(crate) async fn fetch_key(
+    world: &World,
+    signing: &SigningKey,
+    node: i64,
+    sequence: i64,
+) -> Result<FetchNodeKeyResponse, RpcError> {
+    let statement = key_statement(NodeId(node), sequence);
+    let request = FetchNodeKeyRequest {
+        fleet_node_id: node,
+        sequence,
+        signature: signing.sign(&statement).to_bytes().to_vec().into(),
+    };
+    let keys = NodeKeyClient::new(world.channel());
+    keys.fetch_node_key(&request, CallOptions::new()).await
+}
+
 impl Enrolled {
     /// Enrolls and confirms a node.
     pub(crate) async fn new(world: &World, operator: &Operator) -> Self {
@@ -120,6 +142,36 @@ impl Enrolled {
             .register(&request, CallOptions::new())
             .await
             .expect("registers");
+        (signing, code.pending_enrollment_id, registered)
+    }
+
+    /// The same for a node that proves both keys, as ours do. Its private encryption key is [`ENCRYPTION`].
+    pub(crate) async fn register_proved(
+        world: &World,
+        operator: &Operator,
+    ) -> (SigningKey, i64, RegisterResponse) {
+        let code = operator
+            .admin()
+            .create_enrollment_code(&CreateEnrollmentCodeRequest::default(), operator.options())
+            .await
+            .expect("a code");
+        let signing = identity();
+        let encryption = x25519_dalek::PublicKey::from(&StaticSecret::from(ENCRYPTION));
+        let name = format!("node-{}", unique());
+        let statement = registration_statement(
+            &SecretHash::of(&code.code),
+            &name,
+            signing.verifying_key().as_bytes(),
+            encryption.as_bytes(),
+        );
+        let request = RegisterRequest {
+            encryption_pubkey: encryption.to_bytes().to_vec().into(),
+            identity_proof: signing.sign(&statement).to_bytes().to_vec().into(),
+            ..registration(&code.code, &name, &signing)
+        };
+        let gateway = world.gateway();
+        let registered = gateway.register(&request, CallOptions::new()).await;
+        let registered = registered.expect("registers");
         (signing, code.pending_enrollment_id, registered)
     }
 

@@ -75,6 +75,8 @@ const ACTIONS: &[(&str, Action)] = &[
     ("RemoveExclude", Named("site.remove_exclude")),
     ("SetBlackouts", Named("site.set_blackouts")),
     ("ConfirmFleetNode", Named("node.confirm")),
+    ("ConfirmFetchingNode", Named("node.confirm")),
+    ("FetchNodeKey", Named("node.fetch_key")),
     ("RevokeFleetNode", Named("node.revoke")),
     ("PairDeviceToFleetNode", Named("device.pair")),
     ("UnpairDevice", Named("device.unpair")),

@@ -19,7 +19,8 @@ use fleet_wire::{
 
 use super::{call::Answer, table::Row};
 use crate::harness::{
-    Enrolled, Http, Node, Operator, Profile, World, device, identity, list, request, start, unique,
+    Enrolled, Http, Node, Operator, Profile, World, device, fetch_key, identity, list, request,
+    start, unique,
 };
 
 /// The world of the table.
@@ -45,7 +46,7 @@ pub(super) struct Scene<'a> {
 
 /// Everything that a row can name. A procedure that takes something new adds its name here and makes it in
 /// [`Scene::make`].
-const NAMES: [&str; 29] = [
+const NAMES: [&str; 31] = [
     "$awaitingCode",
     "$awaiting",
     "$bound",
@@ -58,6 +59,8 @@ const NAMES: [&str; 29] = [
     "$email",
     "$ended",
     "$exclude",
+    "$fetchingCode",
+    "$fetching",
     "$finder",
     "$home",
     "$identifier",
@@ -328,6 +331,14 @@ impl<'a> Scene<'a> {
                 self.named.insert("$awaitingCode", code.to_string());
                 let id = registered.fleet_node_id.to_string();
                 self.named.insert("$awaiting", id);
+            }
+            "$fetching" | "$fetchingCode" => {
+                let (signing, code, registered) = Enrolled::register_proved(world, admin).await;
+                let id = registered.fleet_node_id;
+                let announced = fetch_key(world, &signing, id, 1).await;
+                announced.expect("is announced");
+                self.named.insert("$fetchingCode", code.to_string());
+                self.named.insert("$fetching", id.to_string());
             }
             "$confirmed" => {
                 let node = Enrolled::new(world, admin).await;

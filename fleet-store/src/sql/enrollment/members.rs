@@ -2,10 +2,10 @@
 
 use fleet_core::enrollment::{InvitationStep, NodeState};
 
-use super::invitations;
+use super::{fetches, invitations};
 use crate::{
-    ConfirmError, Enrollment, MoveNodeError, NewNode, NodeRow, RegisterError, Registered,
-    RenameNodeError, RevokeError, Revoked,
+    ConfirmError, Enrollment, FetchKeyError, FetchingNode, KeyAnswer, KeyRequest, MoveNodeError,
+    NewNode, NodeRow, RegisterError, Registered, RenameNodeError, RevokeError, Revoked,
     sql::{
         audit, completion,
         entity::{node, node_challenge, node_key, node_session},
@@ -86,30 +86,7 @@ impl Enrollment for SqlStore {
         now: Timestamp,
     ) -> Result<(), ConfirmError> {
         transaction!(self, "confirm_node", |tx| {
-            let refused = |why: String| refuse(ConfirmError::Refused(why));
-            let Some(node) = nodes::lock_of(tx, org, id).await? else {
-                return refuse(ConfirmError::NotFound(id));
-            };
-            if node.state.0 != NodeState::Pending {
-                return refused(format!("node {id} is {} already", node.state.0));
-            }
-            let bound = invitations::lock(tx, invitation, org).await?;
-            let Some(bound) = bound.filter(|bound| bound.node_id == Some(id.0)) else {
-                return refused(format!(
-                    "pending_enrollment_id {invitation} does not belong to node {id}"
-                ));
-            };
-            let again = "enroll it again with a new code";
-            let state = bound.state.0;
-            let Ok(next) = state.step(InvitationStep::Confirm) else {
-                return refused(format!("the enrollment of node {id} is {state}: {again}"));
-            };
-            // The sweep may not have expired it yet.
-            if bound.expires_at.0 <= now {
-                return refused(format!("the enrollment of node {id} has expired: {again}"));
-            }
-            invitations::advance(tx, &bound, next, bound.node_id).await?;
-            set_state(tx, node.id, NodeState::Confirmed, None).await?;
+            let node = confirm(tx, org, id, invitation, now).await?;
             let key = node_key::ActiveModel {
                 id: NotSet,
                 node_id: Set(node.id),
@@ -120,6 +97,38 @@ impl Enrollment for SqlStore {
             key.insert(tx).await?;
             audit::done(tx, org, &actor, "node.confirm", shown(&node), now).await?;
             Ok(())
+        })
+    }
+
+    async fn confirm_fetching_node(
+        &self,
+        org: OrgId,
+        id: NodeId,
+        invitation: PendingEnrollmentId,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(), ConfirmError> {
+        transaction!(self, "confirm_fetching_node", |tx| {
+            let node = confirm(tx, org, id, invitation, now).await?;
+            if !fetches::allow(tx, node.id, now).await? {
+                return refuse(ConfirmError::Refused(format!(
+                    "node {id} does not fetch its API key itself: confirm it with ConfirmFleetNode, and paste the key"
+                )));
+            }
+            audit::done(tx, org, &actor, "node.confirm", shown(&node), now).await?;
+            Ok(())
+        })
+    }
+
+    async fn fetching_node(&self, node: NodeId) -> Result<Option<FetchingNode>, StoreError> {
+        fetches::find(self.reader(), node)
+            .await
+            .during("fetching_node")
+    }
+
+    async fn fetch_key(&self, request: KeyRequest) -> Result<KeyAnswer, FetchKeyError> {
+        transaction!(self, "fetch_key", |tx| {
+            fetches::fetch(tx, &request).await
         })
     }
 
@@ -234,6 +243,41 @@ impl Enrollment for SqlStore {
     }
 }
 
+/// Confirms an awaiting node.
+async fn confirm(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    id: NodeId,
+    invitation: PendingEnrollmentId,
+    now: Timestamp,
+) -> Result<node::Model, Failure<ConfirmError>> {
+    let refused = |why: String| refuse(ConfirmError::Refused(why));
+    let Some(node) = nodes::lock_of(tx, org, id).await? else {
+        return refuse(ConfirmError::NotFound(id));
+    };
+    if node.state.0 != NodeState::Pending {
+        return refused(format!("node {id} is {} already", node.state.0));
+    }
+    let bound = invitations::lock(tx, invitation, org).await?;
+    let Some(bound) = bound.filter(|bound| bound.node_id == Some(id.0)) else {
+        return refused(format!(
+            "pending_enrollment_id {invitation} does not belong to node {id}"
+        ));
+    };
+    let again = "enroll it again with a new code";
+    let state = bound.state.0;
+    let Ok(next) = state.step(InvitationStep::Confirm) else {
+        return refused(format!("the enrollment of node {id} is {state}: {again}"));
+    };
+    // The sweep may not have expired it yet.
+    if bound.expires_at.0 <= now {
+        return refused(format!("the enrollment of node {id} has expired: {again}"));
+    }
+    invitations::advance(tx, &bound, next, bound.node_id).await?;
+    set_state(tx, node.id, NodeState::Confirmed, None).await?;
+    Ok(node)
+}
+
 /// The live node that replaces a revoked one. The unique index decides a race.
 pub(super) async fn replacement_of(
     tx: &DatabaseTransaction,
@@ -331,6 +375,6 @@ async fn set_state(
 }
 
 /// The node's name in audit records.
-fn shown(node: &node::Model) -> String {
+pub(super) fn shown(node: &node::Model) -> String {
     format!("node {} ({})", node.id, node.name)
 }

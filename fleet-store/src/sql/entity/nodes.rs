@@ -123,3 +123,15 @@ entity! {
         pub seen_at: Micros,
     }
 }
+
+entity! {
+    /// A node that fetches its API key itself after its confirmation.
+    key_fetch "key_fetch" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub node_id: i64,
+        pub allowed_until: Option<Micros>,
+        pub sequence: i64,
+        pub key_id: Option<i64>,
+        pub fetched_at: Option<Micros>,
+    }
+}

@@ -9,7 +9,7 @@ use super::{Migrator, STEPS, Step};
 use crate::{SqlStore, StoreOptions};
 
 /// Rows that fit each schema, oldest first. A migration must keep them all. `KEY` stands for 32 bytes.
-const ROWS: [&[&str]; 7] = [
+const ROWS: [&[&str]; 8] = [
     &[
         "INSERT INTO org (id, name, created_at) VALUES (1, 'acme', 1)",
         "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (1, 1, 'ann@acme.test', 'admin', 1)",
@@ -43,6 +43,7 @@ const ROWS: [&[&str]; 7] = [
     &[
         "INSERT INTO device (id, org_id, identifier, node_id, scheme, driver, model, manufacturer, firmware, serial, evidence, first_seen, last_seen) VALUES (9, 1, 'mac:02:00:5E:00:00:09', 1, 'http', 'antminer', 'S19', '', '', '', '', 1, 2)",
     ],
+    &["INSERT INTO key_fetch (node_id, sequence) VALUES (1, 1)"],
     &[
         "INSERT INTO org (id, name, created_at) VALUES (2, 'other', 1)",
         "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (2, 2, 'ann@acme.test', 'admin', 1)",
