@@ -17,7 +17,7 @@ SCAN = "01a22a65-8f36-7b3a-83fc-a9ff3cbaad4f"
 OTHER = "01a22a65-8f36-7b3a-83fc-a9ff3cbaad50"
 WIDTHS = [1440, 390, 320]
 CHANGES = f"#/scans/{SCAN}/changes/moved"
-VIEWS = ["#/scans", "#/scans/new", f"#/scans/{SCAN}", CHANGES, "#/devices", "#/nodes", "#/nodes/enroll", "#/nodes/8/confirm", "#/audit", "#/people", "#/account"]
+VIEWS = ["#/scans", "#/scans/new", f"#/scans/{SCAN}", CHANGES, "#/devices", "#/nodes", "#/nodes/enroll", "#/nodes/8/confirm", "#/sites", "#/audit", "#/people", "#/account"]
 HOSTILE = "\u202eevil <img src=x onerror='window.hacked=1'> `code` ‮‭"
 """Right-to-left overrides, markup and backticks."""
 LONG_ADDRESS = "fd12:3456:789a:bcde:1234:5678:9abc:def0"
@@ -255,9 +255,10 @@ def test_every_view_recovers_after_an_outage(server, page, view):
     server.replies["NodeService/ListNodes"] = {"nodes": [node(), node(8, enrollment="awaiting_confirmation", pendingEnrollmentId="3", name="barn-3")]}
     server.replies["AuditService/ListAudit"] = {"records": [{"seq": "1", "at": ago(5), "actor": "operator", "actorName": "ops@example.org", "action": "scan.start", "subject": "node 7"}]}
     server.replies["KeyService/ListKeys"] = {"keys": [{"keyId": "1", "name": "nightly"}]}
+    server.replies["SiteService/ListSites"] = {"sites": [site()]}
     content = {
         "#/scans": "10.2.0.0/22", "#/scans/new": "barn-2", f"#/scans/{SCAN}": "10.2.0.0/22", CHANGES: "10.2.0.0/22", "#/devices": "Antminer S19", "#/nodes": "barn-2",
-        "#/nodes/enroll": "Create code", "#/nodes/8/confirm": "requests enrollment", "#/audit": "scan.start", "#/people": "nightly", "#/account": "nightly",
+        "#/nodes/enroll": "Create code", "#/nodes/8/confirm": "requests enrollment", "#/sites": "barn", "#/audit": "scan.start", "#/people": "nightly", "#/account": "nightly",
     }[view]
     page.open("#/account" if view != "#/account" else "#/scans")
     page.find("#sign-out")
@@ -278,6 +279,62 @@ def test_the_page_recovers_when_it_was_opened_during_an_outage(server, page):
     page.shows("10.2.0.0/22")
 
 
+def exclude(**fields) -> dict:
+    return {"siteExcludeId": "4", "target": "10.2.0.9", "reason": "Printer", "createdBy": "ops@example.org", "createdAt": ago(90), **fields}
+
+
+def site(**fields) -> dict:
+    return {"siteId": "3", "name": "barn", "fleetNodeIds": ["7"], "excludes": [exclude()], "timeZone": "Europe/Berlin", "blackouts": "mon-fri 08:00-18:00", **fields}
+
+
+def test_an_administrator_manages_the_rules_of_a_site(server, page):
+    server.replies["NodeService/ListNodes"] = {"nodes": [node(siteId="3"), node(8, name="barn-3", siteId="5")]}
+    server.replies["SiteService/ListSites"] = {"sites": [site(blackoutUntil=ago(-600)), site(siteId="6", name="hall", excludes=[], fleetNodeIds=[], blackouts="")]}
+    page.open("#/sites")
+    page.shows("barn", "barn-2", "10.2.0.9", "Printer", "mon-fri 08:00-18:00 (Europe/Berlin)", "Blackout until")
+
+    def press(selector: str) -> None:
+        # In one step, because each action draws the sites again.
+        page.until(selector, lambda: page.script("const one = document.querySelector(arguments[0]); one?.click(); return Boolean(one)", selector))
+
+    def within(label: str) -> str:
+        return page.script("return [...document.querySelectorAll('li.site form')].find((form) => form.textContent.includes(arguments[0])).querySelector('input').id", label)
+
+    page.type(f"#{within('Reason')}", "10.2.1.0/28")
+    press('button[aria-label*="Exclude: "]')
+    page.shows("Enter the targets and the reason")
+    reason = page.script("return [...document.querySelectorAll('li.site input')].find((input) => input.placeholder === 'Printers').id")
+    page.type(f"#{reason}", "Cameras")
+    press('button[aria-label*="Exclude: "]')
+    expected = {"siteId": "3", "targets": "10.2.1.0/28", "reason": "Cameras"}
+    page.until("an exclude", lambda: sent(server, "SiteService/ExcludeTargets") == [expected])
+    press('button[aria-label*="Save blackouts: "]')
+    expected = {"siteId": "3", "blackouts": "mon-fri 08:00-18:00", "timeZone": "Europe/Berlin"}
+    page.until("blackouts", lambda: sent(server, "SiteService/SetBlackouts") == [expected])
+    press('button[aria-label*="Move node here: "]')
+    page.until("a move", lambda: sent(server, "NodeService/MoveNode") == [{"fleetNodeId": "8", "siteId": "3"}])
+    press('button[aria-label="Remove exclude of 10.2.0.9"]')
+    page.click("#dialog-action")
+    page.until("a removal", lambda: sent(server, "SiteService/RemoveExclude") == [{"siteExcludeId": "4"}])
+    # Only a site without nodes can be deleted.
+    deletable = page.script("return [...document.querySelectorAll('button[aria-label*=\"Delete: \"]')].filter((one) => !one.hidden).length")
+    assert deletable == 1
+
+
+def test_a_scan_in_a_blackout_needs_an_administrator_who_overrides_it(server, page):
+    server.replies["ScanService/PlanScan"] = {"targets": "1022", "commands": 1, "blackoutUntil": ago(-600), "notes": ["site barn has a blackout"]}
+    server.replies["ScanService/StartScan"] = {"scan": scan()}
+    page.open("#/scans/new")
+    page.until("the nodes", lambda: "barn-2" in page.text())
+    page.find("#target").send_keys("10.2.0.0/22")
+    page.shows("Site barn has a blackout", "Start in spite of the blackout")
+    assert page.find("#start-scan").get_attribute("disabled")
+    page.find("#override").click()
+    page.until("a form that can be sent", lambda: not page.find("#start-scan").get_attribute("disabled"))
+    page.find("#start-scan").click()
+    page.until("a start", lambda: any(request["overrideBlackout"] for request in sent(server, "ScanService/StartScan")))
+
+
 def test_foreign_texts_are_isolated_and_never_markup(server, page):
     alias = {"identityChangeId": "1", "identifier": HOSTILE, "reason": HOSTILE, "since": ago(5), "evidence": HOSTILE}
     server.replies |= {
@@ -289,6 +346,7 @@ def test_foreign_texts_are_isolated_and_never_markup(server, page):
         "DeviceSearchService/SearchDevices": {"devices": [device(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE, scheme="javascript", evidence=HOSTILE, pairingError=HOSTILE, boundToFleetNodeId="7", aliases=[alias])]},
         "DeviceService/ListRefusedDevices": {"devices": [{**device(2), "identifier": HOSTILE, "reason": HOSTILE, "remedy": "Unpair it first", "count": 3}]},
         "ScheduleService/ListSchedules": {"schedules": [schedule(name="x" * 64, missed="2", lastScanId=SCAN)]},
+        "SiteService/ListSites": {"sites": [site(name=HOSTILE, excludes=[exclude(reason=HOSTILE, createdBy=HOSTILE)])]},
         "AuditService/ListAudit": {"records": [{"seq": "1", "at": ago(5), "actorName": HOSTILE, "action": "scan.start", "subject": HOSTILE, "refusal": HOSTILE}]},
         "KeyService/ListKeys": {"keys": [{"keyId": "1", "name": HOSTILE}]},
         "AccountService/ListSessions": {"sessions": [{"sessionId": "1", "createdAt": ago(5), "userAgent": HOSTILE}]},
@@ -574,6 +632,7 @@ def test_no_view_is_wider_than_the_window_and_no_number_breaks(server, page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_accessibility_defect(server, page, scheme):
+    server.replies["SiteService/ListSites"] = {"sites": [site(blackoutUntil=ago(-600))]}
     axe = os.environ.get("FLEET_AXE") or pytest.skip("FLEET_AXE is not set: accessibility is not tested")
     source = Path(axe).read_text()
     full(server)

@@ -20,6 +20,7 @@ import { peopleView } from "./people.js";
 import { scanView } from "./scan.js";
 import { scansView } from "./scans.js";
 import { signInView } from "./signin.js";
+import { sitesView } from "./sites.js";
 
 /** @type {[RegExp, string, (root: HTMLElement, ...parameters: string[]) => (() => void) | undefined][]} */
 const ROUTES = [
@@ -31,6 +32,7 @@ const ROUTES = [
   [/^\/nodes$/, "nodes", nodesView],
   [/^\/nodes\/enroll$/, "nodes", enrollView],
   [/^\/nodes\/(\d{1,19})\/confirm$/, "nodes", confirmView],
+  [/^\/sites$/, "nodes", sitesView],
   [/^\/audit$/, "audit", auditView],
   [/^\/people$/, "people", peopleView],
   [/^\/account$/, "account", accountView],

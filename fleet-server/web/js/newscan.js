@@ -60,6 +60,10 @@ export function newScanView(root) {
   const check = h("div", { id: "check", class: "check-panel", role: "status", "aria-live": "polite" });
   const submit = h("button", { type: "submit", class: "button button-primary", id: "start-scan", disabled: true }, "Start scan");
   const error = errorBox();
+  const overrideBox = h("input", { type: "checkbox", id: "override", onchange: () => showSubmit() });
+  const override = h("div", { class: "field", hidden: true },
+    h("label", { for: "override" }, overrideBox, " Start in spite of the blackout"),
+    h("p", { class: "hint" }, "The audit trail records it."));
   const repeat = repeatFields(() => showSubmit());
 
   const groups = {
@@ -90,7 +94,7 @@ export function newScanView(root) {
     h("div", { class: "field" }, h("label", { for: "node" }, "Node"), node, nodeHint),
     h("fieldset", { class: "field" }, h("legend", {}, "What to scan"), h("div", { class: "segments" }, radios.map(({ element }) => element))),
     groups.target, groups.list, groups.range, groups.mdns, groups.reports, portsField,
-    check, repeat.element, error.element,
+    check, override, repeat.element, error.element,
     h("div", { class: "actions" }, submit, h("a", { class: "button button-quiet", href: "#/scans" }, "Cancel")));
   root.append(
     h("p", { class: "crumb" }, h("a", { href: "#/scans" }, "Scans")),
@@ -102,6 +106,8 @@ export function newScanView(root) {
   let pending = null;
   let starting = false;
   let planned = false;
+  // Set while the site of the node has a blackout, which only an administrator may override.
+  let blackout = false;
   // The id stays the same until the form changes, so a retry after a lost response does not start a second scan.
   let requestId = freshRequestId();
 
@@ -110,7 +116,8 @@ export function newScanView(root) {
 
   function showSubmit() {
     setText(submit, repeat.repeats() ? "Create schedule" : "Start scan");
-    submit.disabled = starting || !planned || !repeat.ready();
+    const held = blackout && !overrideBox.checked && !repeat.repeats();
+    submit.disabled = starting || !planned || held || !repeat.ready();
   }
 
   function clearInvalid() {
@@ -137,7 +144,7 @@ export function newScanView(root) {
 
   function changed(event) {
     // The fields of the schedule do not change the plan of the scan.
-    if (event && repeat.element.contains(event.target)) return;
+    if (event && (repeat.element.contains(event.target) || event.target === overrideBox)) return;
     requestId = freshRequestId();
     error.clear();
     showMode();
@@ -146,6 +153,9 @@ export function newScanView(root) {
     // An answer about earlier targets must not be shown for these.
     pending?.abort();
     planned = false;
+    blackout = false;
+    overrideBox.checked = false;
+    show(override, false);
     showSubmit();
     clearInvalid();
     if (!node.value || !request()) {
@@ -165,6 +175,8 @@ export function newScanView(root) {
       if (signal.aborted) return;
       showPlan(check, plan);
       clearInvalid();
+      blackout = Boolean(plan.blackoutUntil);
+      show(override, blackout && may("org:admin") && !repeat.repeats());
       planned = true;
       showSubmit();
     } catch (failure) {
@@ -201,7 +213,7 @@ export function newScanView(root) {
         location.hash = "#/scans";
         return;
       }
-      const { scan } = await busy(submit, () => call("fleet.v1.ScanService/StartScan", { requestId, fleetNodeId: node.value, request: request() }));
+      const { scan } = await busy(submit, () => call("fleet.v1.ScanService/StartScan", { requestId, fleetNodeId: node.value, request: request(), overrideBlackout: overrideBox.checked }));
       location.hash = `#/scans/${scan.scanId}`;
     });
     starting = false;
