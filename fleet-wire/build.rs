@@ -54,6 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "pairing",
     ];
     generate(&encoded, &packages, true)?;
+    accept_later_names(&out.join("pairing.v1.serde.rs"))?;
     println!("cargo:rerun-if-changed=bounds.txt");
     let table = std::fs::read_to_string("bounds.txt")?;
     let checks = bounds::generate(&table, &FileDescriptorSet::decode(&*encoded)?)?;
@@ -65,6 +66,26 @@ fn main() -> Result<(), Box<dyn Error>> {
     let api = openapi::describe(&FileDescriptorSet::decode(&*documented)?, &version);
     std::fs::write(out.join("openapi.json"), format!("{api:#}\n"))?;
     generate(&compile(PLUGIN)?, &["sdk", "plugin"], false)
+}
+
+/// Names that upstream gave to fields of `pairing.v1` in September 2026. Their numbers did not change, so only JSON
+/// needs both.
+fn accept_later_names(json: &Path) -> Result<(), Box<dyn Error>> {
+    let mut code = std::fs::read_to_string(json)?;
+    for (name, later) in [
+        ("\"nmap\"", "\"networkScan\" | \"network_scan\""),
+        ("\"error\"", "\"warning\""),
+    ] {
+        let arm = format!("{name} => Ok(GeneratedField");
+        if code.matches(&arm).count() != 1 {
+            return Err(
+                format!("{name} is not the name of exactly one field of pairing.v1").into(),
+            );
+        }
+        code = code.replace(&arm, &format!("{name} | {later} => Ok(GeneratedField"));
+    }
+    std::fs::write(json, code)?;
+    Ok(())
 }
 
 /// Every definition below a folder, as an encoded set of descriptors.

@@ -136,6 +136,9 @@ pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 pub const ACCEPTED_EVERY: Duration = Duration::from_secs(30);
 /// Time without server messages after which a node considers its stream lost.
 pub const STREAM_SILENCE: Duration = Duration::from_secs(90);
+/// Time until the first server message after which a node gives a new stream up. A server answers Hello at once, and
+/// ends a claim that its storage does not finish within 30 s. A proxy that holds the messages back never answers.
+pub const STREAM_OPENING: Duration = Duration::from_secs(35);
 /// First upper bound of a node's reconnect delay.
 pub const RECONNECT_FIRST: Duration = Duration::from_secs(4);
 /// Last upper bound of a node's reconnect delay.

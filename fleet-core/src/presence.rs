@@ -91,6 +91,29 @@ pub fn is_online(
     connected || stream.is_none_or(|stream| stream.ended_at.is_some_and(|ended_at| seen > ended_at))
 }
 
+/// Why a node is not connected, for people; empty if it is connected or never was. `ended` is why its last stream ended,
+/// and `problem` why the node cannot open one, as it states in heartbeats.
+pub fn why_disconnected(
+    connected: bool,
+    stream: Option<LastStream>,
+    ended: Option<&str>,
+    problem: Option<&str>,
+) -> String {
+    let ended = match stream {
+        _ if connected => return String::new(),
+        // The server stores a reason together with the end.
+        Some(LastStream {
+            ended_at: Some(_), ..
+        }) => ended.unwrap_or("its control stream ended"),
+        Some(LastStream { ended_at: None, .. }) => {
+            "the server that held its control stream stopped or hangs"
+        }
+        None => "",
+    };
+    // The node's own statement is newer: heartbeats come after the end of the stream.
+    problem.unwrap_or(ended).to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -164,6 +187,47 @@ mod tests {
                 is_online(connected, stream, seen.map(at), at(now)),
                 expected,
                 "{connected} {stream:?} seen at {seen:?}, now {now}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_node_that_is_not_connected_has_a_reason_once_it_was_connected() {
+        let ended = LastStream {
+            ended_at: Some(Timestamp::from_micros(1)),
+            ..HELD
+        };
+        for (connected, stream, end, problem, expected) in [
+            (true, Some(HELD), None, Some("HTTP/1.1"), ""),
+            (false, None, None, None, ""),
+            (false, None, None, Some("HTTP/1.1"), "HTTP/1.1"),
+            (
+                false,
+                Some(ended),
+                Some("node revoked"),
+                None,
+                "node revoked",
+            ),
+            (false, Some(ended), None, None, "its control stream ended"),
+            (
+                false,
+                Some(ended),
+                Some("lost"),
+                Some("HTTP/1.1"),
+                "HTTP/1.1",
+            ),
+            (
+                false,
+                Some(HELD),
+                None,
+                None,
+                "the server that held its control stream stopped or hangs",
+            ),
+        ] {
+            assert_eq!(
+                why_disconnected(connected, stream, end, problem),
+                expected,
+                "{connected} {stream:?} {end:?} {problem:?}"
             );
         }
     }

@@ -18,6 +18,8 @@ use crate::{Scope, Tally};
 pub struct Ledger {
     /// Number of requested targets, as far as known.
     pub targets: u64,
+    /// The node chose the addresses and reports no outcomes, so only those with a device are known.
+    pub targets_unknown: bool,
     /// Addresses with an accepted device.
     pub identified: u64,
     /// Addresses with a device that belongs to another owner, and no accepted device.
@@ -174,6 +176,7 @@ pub fn settle(facts: LedgerFacts<'_>) -> Ledger {
         .collect();
     addresses.extend(facts.devices.iter().map(|ip| (*ip, Known::Identified)));
     for chunk in &facts.chunks {
+        ledger.targets_unknown |= chunk.scope.is_chosen_by_node() && chunk.outcomes.is_none();
         let says_nothing = says_nothing(chunk);
         for (ip, known) in outcomes(chunk, says_nothing) {
             // Every group of ports has its own chunk, so chunks share addresses and names.
@@ -476,6 +479,26 @@ mod tests {
             &["10.0.0.1"],
             [1, 1, 0, 0, 0, 0, 0, 0],
         );
+    }
+
+    #[test]
+    fn targets_are_unknown_only_where_the_node_chose_them_and_reports_none() {
+        for (text, outcomes, expected) in [
+            ("1|subnet|?|80", None, true),
+            ("1|list|10.0.0.1|80", None, false),
+            ("1|list|10.0.0.1|80", Some(&[1_u8][..]), false),
+        ] {
+            let scope = scope(text);
+            let ledger = settle(LedgerFacts {
+                chunks: vec![ChunkFacts {
+                    scope: &scope,
+                    outcomes,
+                    grade: Some(Grade::Complete),
+                }],
+                ..LedgerFacts::default()
+            });
+            assert_eq!(ledger.targets_unknown, expected, "{text} {outcomes:?}");
+        }
     }
 
     #[test]

@@ -191,6 +191,11 @@ impl Scope {
         addresses.max(self.ports.kind())
     }
 
+    /// Whether the node chooses the addresses. They are known only from its reports.
+    pub fn is_chosen_by_node(&self) -> bool {
+        matches!(self.addresses, Addresses::Subnet(_))
+    }
+
     /// Returns the number of known targets: addresses, and names without an address.
     pub fn targets(&self) -> u64 {
         match &self.addresses {

@@ -10,7 +10,7 @@ use std::{
 
 use fleet_core::{DeviceId, DeviceIdentifier, DeviceReport, Endpoint, NodeId, canonical};
 
-use crate::Binding;
+use crate::{Binding, SharedIdentity};
 
 /// The id that stands for the server. The `auto:` identifiers of devices that the server found contain it.
 pub const SERVER: NodeId = NodeId(0);
@@ -69,6 +69,10 @@ pub struct KnownDevice {
     pub owner: Option<NodeId>,
     /// The binding of the device.
     pub binding: Binding,
+    /// Whether other devices show the identifier too, so that it counts only at the endpoint of this record.
+    pub shared: bool,
+    /// The address at which this scan has seen the device, if it has.
+    pub seen_at: Option<IpAddr>,
 }
 
 /// The decision about a device that the server found. The written record stays unattributed.
@@ -76,6 +80,8 @@ pub struct KnownDevice {
 pub enum DirectDecision {
     /// The device is new.
     Create {
+        /// The identifier of the record.
+        identifier: DeviceIdentifier,
         /// A provisional id, below zero, until the record is stored.
         device: DeviceId,
         /// Unattributed records of other devices that lose the endpoint to this one. They are not merged.
@@ -129,17 +135,25 @@ impl Sightings {
     /// A claim by a node comes first and may match any identity of the device. Otherwise the unattributed record with
     /// the same identifier is updated. Another record at the same endpoint loses the endpoint and is otherwise
     /// unchanged.
-    pub fn decide(&mut self, report: &DeviceReport) -> DirectDecision {
+    ///
+    /// A MAC or serial that one scan sees at two addresses identifies neither device. Its record keeps it, and the
+    /// device at the other address gets a record by its next identifier. The identifiers that do not count are added
+    /// to `shared`.
+    pub fn decide(
+        &mut self,
+        report: &DeviceReport,
+        shared: &mut Vec<SharedIdentity>,
+    ) -> DirectDecision {
         // Merged records count too: the claim of a node to one of them is still valid.
         let claim = self
             .known
             .iter()
-            .filter(|known| known.is_shown_by(report))
+            .filter(|known| known.is_shown_by(report) && !known.is_another_at(report.endpoint.ip))
             .find_map(KnownDevice::claim);
         if let Some(refusal) = claim {
             return DirectDecision::Refuse(refusal);
         }
-        let identifier = report.identifier(SERVER);
+        let identifier = self.identity(report, shared);
         let found = self
             .known
             .iter()
@@ -162,11 +176,40 @@ impl Sightings {
         };
         if let Some(known) = self.known.iter_mut().find(|known| known.id == device) {
             known.endpoint = Some(report.endpoint);
+            known.seen_at = Some(report.endpoint.ip);
         }
         DirectDecision::Update {
             device,
             endpoint_taken_from,
         }
+    }
+
+    /// The strongest identifier of a report that means one device. The records of stronger ones are marked.
+    fn identity(
+        &mut self,
+        report: &DeviceReport,
+        shared: &mut Vec<SharedIdentity>,
+    ) -> DeviceIdentifier {
+        let second = report.endpoint.ip;
+        for identifier in report.identifiers(SERVER) {
+            let another = self.known.iter_mut().find(|known| {
+                known.live
+                    && known.identifier == identifier
+                    && identifier.is_strong()
+                    && known.is_another_at(second)
+            });
+            let Some(record) = another else {
+                return identifier;
+            };
+            record.shared = true;
+            shared.push(SharedIdentity {
+                identifier,
+                record: record.id,
+                first: record.endpoint.map(|endpoint| endpoint.ip),
+                second,
+            });
+        }
+        report.identifier(SERVER)
     }
 
     fn create(
@@ -179,14 +222,17 @@ impl Sightings {
         let device = DeviceId(-self.created);
         self.known.push(KnownDevice {
             id: device,
-            identifier,
+            identifier: identifier.clone(),
             former: Vec::new(),
             live: true,
             endpoint: Some(endpoint),
             owner: None,
             binding: Binding::Free,
+            shared: false,
+            seen_at: Some(endpoint.ip),
         });
         DirectDecision::Create {
+            identifier,
             device,
             endpoint_taken_from,
         }
@@ -194,6 +240,16 @@ impl Sightings {
 }
 
 impl KnownDevice {
+    /// Whether the identifier means another device at this address. An IPv4 and an IPv6 address may belong to one
+    /// interface.
+    fn is_another_at(&self, ip: IpAddr) -> bool {
+        let here = self.endpoint.is_some_and(|known| known.ip == ip);
+        let seen_elsewhere = self
+            .seen_at
+            .is_some_and(|seen| seen != ip && seen.is_ipv4() == ip.is_ipv4());
+        (self.shared && !here) || seen_elsewhere
+    }
+
     /// Whether a found device shows an identity of this record. Serials repeat across makes, so a serial counts only
     /// if one side has no MAC.
     fn is_shown_by(&self, report: &DeviceReport) -> bool {

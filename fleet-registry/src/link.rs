@@ -83,7 +83,7 @@ enum Phase {
 /// Every deadline of the link. Of two that are due at the same moment, the earlier variant fires first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
-    /// The server sent nothing for 90 s, or the stream could not be opened in that time.
+    /// The server sent nothing for 90 s, or did not answer Hello within 35 s.
     Silence,
     /// The session has expired.
     SessionEnd,

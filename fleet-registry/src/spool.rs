@@ -86,8 +86,10 @@ pub struct BatchId(u64);
 pub struct Tally {
     /// Accepted by the server.
     pub accepted: u64,
-    /// Rejected individually by the server.
+    /// Rejected individually by the server, for another reason than the next one.
     pub rejected: u64,
+    /// Rejected because the device belongs to another owner. The scan lacks nothing: the server counts them as such.
+    pub owned_elsewhere: u64,
     /// Not stored, because their report was rejected permanently or their command had ended.
     pub dropped: u64,
     /// The first rejection of a report, at most [`REFUSAL_CHARS`] characters.
@@ -230,7 +232,14 @@ impl<R> Spool<R> {
     }
 
     /// Records a stored report. Late and repeated calls have no effect.
-    pub fn uploaded(&mut self, now: Instant, batch: BatchId, accepted: u64, rejected: u64) {
+    pub fn uploaded(
+        &mut self,
+        now: Instant,
+        batch: BatchId,
+        accepted: u64,
+        rejected: u64,
+        owned_elsewhere: u64,
+    ) {
         let Some(open) = self.open.as_mut() else {
             return;
         };
@@ -238,6 +247,8 @@ impl<R> Spool<R> {
             // The counts are the server's, and need not add up to the rows.
             open.tally.accepted = open.tally.accepted.saturating_add(accepted);
             open.tally.rejected = open.tally.rejected.saturating_add(rejected);
+            let elsewhere = &mut open.tally.owned_elsewhere;
+            *elsewhere = elsewhere.saturating_add(owned_elsewhere);
             self.timers.cancel(Timer::Retry);
             self.advance(now);
         }

@@ -2,12 +2,13 @@
 
 use std::{num::NonZeroU32, sync::Arc};
 
-use fleet_core::{NodeId, OrgId, ReplicaId, Timestamp, presence};
+use fleet_core::{CommandId, NodeId, OrgId, ReplicaId, Timestamp, presence};
 use fleet_discovery::PlanPolicy;
 use fleet_store::{NodeRow, Notification, OperatorIdentity, Store, StoreError};
 use fleet_wire::RpcError;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use zeroize::Zeroizing;
 
 use crate::{
     audit::Auditor,
@@ -22,6 +23,7 @@ use crate::{
     hub::Hub,
     limiter::{Limiter, SourceLimiter},
     metrics::Metrics,
+    pair::ForwardKey,
     passwords::Passwords,
     readiness::Readiness,
     replicas::Replicas,
@@ -68,6 +70,7 @@ pub(crate) struct App {
     pub(crate) environment: Arc<dyn Environment>,
     pub(crate) replica: ReplicaId,
     pub(crate) replicas: Replicas,
+    pub(crate) forward_key: ForwardKey,
     pub(crate) hub: Hub,
     pub(crate) dispatch_queue: Arc<DispatchQueue>,
     /// The database may have orders for a node that is connected here.
@@ -99,6 +102,7 @@ impl App {
         Arc::new(Self {
             replica,
             replicas: Replicas::new(replica),
+            forward_key: ForwardKey::new(&Zeroizing::new(environment.random())),
             hub: Hub::new(
                 environment.clone(),
                 dispatch_queue.clone(),
@@ -197,6 +201,17 @@ impl App {
             }
             Notification::Credentials(org) => self.wakeups.notify(org),
         }
+    }
+
+    /// Stops a command that the store has ended, if its node is connected here.
+    pub(crate) fn end_command(&self, node: NodeId, command: CommandId) {
+        if !self.hub.is_in_flight(node, command) {
+            return;
+        }
+        // Before `forget`, after which the hub no longer knows the command.
+        self.hub.cancel(node, command);
+        self.hub.forget(node, command);
+        self.dispatch_queue.push(node);
     }
 
     /// Whether a node is connected, to this or another server.

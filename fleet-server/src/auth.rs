@@ -326,7 +326,8 @@ pub(crate) async fn permit(
         "this needs the permission {permission}, which the role {} lacks",
         identity.role
     ))
-    .with_reason("PERMISSION_MISSING");
+    .with_reason("PERMISSION_MISSING")
+    .with_fact("permission", permission);
     Err(attempt.refused(&app.auditor, refusal).await)
 }
 

@@ -92,7 +92,8 @@ impl CallLimits {
         let active = counts.callers.get(&call.caller);
         let (calls, open) = active.map_or((0, 0), |active| (active.calls, active.streams));
         if calls >= most {
-            return Err(refusal(&format!("{name} may have {most} calls at a time")));
+            return Err(refusal(&format!("{name} may have {most} calls at a time"))
+                .with_fact("limit", most));
         }
         if call.is_stream && open >= streams {
             return Err(refusal(&format!(

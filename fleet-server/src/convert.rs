@@ -6,7 +6,7 @@ use std::{fmt::Display, str::FromStr, time::Duration};
 
 use fleet_core::{
     DeviceFacts, NodeId, PairingStatus, Priority, RawDeviceReport, ScanState, Timestamp,
-    enrollment::NodeState, limits, text::is_unsafe,
+    enrollment::NodeState, limits, presence, text::is_unsafe,
 };
 use fleet_discovery::{DeviceFound, Ledger, Mode, ScanEnded, ScanRequest, Tally};
 use fleet_pairing::Binding;
@@ -296,6 +296,7 @@ pub(crate) fn tallies(tallies: &[Tally]) -> Vec<fleet::ReasonCount> {
 pub(crate) fn ledger(ledger: &Ledger) -> fleet::Ledger {
     fleet::Ledger {
         targets: ledger.targets,
+        targets_unknown: ledger.targets_unknown,
         identified: ledger.identified,
         owned_elsewhere: ledger.owned_elsewhere,
         unidentified: ledger.unidentified,
@@ -320,7 +321,16 @@ pub(crate) fn ledger(ledger: &Ledger) -> fleet::Ledger {
 /// A node for operators, with its presence as this server sees it.
 pub(crate) fn node(row: NodeRow, online: bool, connected: bool) -> fleet::Node {
     let hello = row.hello.unwrap_or_default();
+    let disconnected_reason = presence::why_disconnected(
+        connected,
+        row.stream,
+        row.stream_end.as_deref(),
+        row.stream_problem.as_deref(),
+    );
+    let ended_at = row.stream.and_then(|stream| stream.ended_at);
     fleet::Node {
+        disconnected_reason,
+        disconnected_at: ended_at.filter(|_| !connected).map(timestamp),
         fleet_node_id: row.id.0,
         name: row.name,
         enrollment: enrollment(row.state).to_owned(),

@@ -75,16 +75,19 @@ impl<T, E: Refusal> Answered<T> for Result<T, E> {
     }
 }
 
-/// Maps each operation's errors to a status and a stable reason, with the error's own sentence. `Storage` is common to
-/// all. docs/api.md lists the reasons.
+/// Maps each operation's errors to a status, a stable reason and facts by stable keys, with the error's own sentence.
+/// `Storage` is common to all. docs/api.md lists the reasons and keys.
 macro_rules! refusals {
-    ($($error:ident { $($variant:pat => $status:ident $reason:ident $(, retry $after:expr)?;)+ })+) => {$(
+    ($($error:ident {
+        $($variant:pat => $status:ident $reason:ident $([$($key:ident = $fact:expr),+])? $(, retry $after:expr)?;)+
+    })+) => {$(
         impl Refusal for $error {
             fn refusal(self) -> RpcError {
                 use $error::*;
                 match &self {
                     $($variant => RpcError::$status(self.to_string())
                         .with_reason(stringify!($reason))
+                        $($(.with_fact(stringify!($key), $fact))+)?
                         $(.with_retry_after($after))?,)+
                     Storage(error) => storage(error),
                 }
@@ -101,8 +104,8 @@ refusals! {
         ReplacementTaken { .. } => failed_precondition NODE_ALREADY_REPLACED;
     }
     CreateCodeError {
-        NotFound(_) => not_found NODE_NOT_FOUND;
-        NotRevoked(_) => failed_precondition NODE_NOT_REVOKED;
+        NotFound(node) => not_found NODE_NOT_FOUND [node_id = node];
+        NotRevoked(node) => failed_precondition NODE_NOT_REVOKED [node_id = node];
         Replaced { .. } => failed_precondition NODE_ALREADY_REPLACED;
     }
     DifferenceError {
@@ -115,14 +118,14 @@ refusals! {
     }
     BeginError {
         Credentials => unauthenticated NODE_KEY_INVALID;
-        NotConfirmed(_) => failed_precondition NODE_NOT_CONFIRMED;
+        NotConfirmed(node) => failed_precondition NODE_NOT_CONFIRMED [node_id = node];
     }
     ConfirmError {
-        NotFound(_) => not_found NODE_NOT_FOUND;
+        NotFound(node) => not_found NODE_NOT_FOUND [node_id = node];
         Refused(_) => failed_precondition ENROLLMENT_STATE;
     }
     RevokeError {
-        NotFound(_) => not_found NODE_NOT_FOUND;
+        NotFound(node) => not_found NODE_NOT_FOUND [node_id = node];
         PendingIdMissing(_) => invalid_argument PENDING_ENROLLMENT_ID_MISSING;
         Refused(_) => failed_precondition ENROLLMENT_STATE;
     }
@@ -144,8 +147,8 @@ refusals! {
         NotFound(_) => not_found DEVICE_NOT_FOUND;
     }
     MoveNodeError {
-        NotFound(_) => not_found NODE_NOT_FOUND;
-        NoSite(_) => not_found SITE_NOT_FOUND;
+        NotFound(node) => not_found NODE_NOT_FOUND [node_id = node];
+        NoSite(site) => not_found SITE_NOT_FOUND [site_id = site];
     }
     SiteError {
         NotFound(_) => not_found SITE_NOT_FOUND;
@@ -156,10 +159,10 @@ refusals! {
         NoExclude(_) => not_found EXCLUDE_NOT_FOUND;
     }
     CreateScanError {
-        NodeNotFound(_) => not_found NODE_NOT_FOUND;
-        NotConfirmed(_) => failed_precondition NODE_NOT_CONFIRMED;
-        Busy(_) => resource_exhausted NODE_BUSY;
-        QueueFull { .. } => resource_exhausted QUEUE_FULL;
+        NodeNotFound(node) => not_found NODE_NOT_FOUND [node_id = node];
+        NotConfirmed(node) => failed_precondition NODE_NOT_CONFIRMED [node_id = node];
+        Busy(node) => resource_exhausted NODE_BUSY [node_id = node];
+        QueueFull { node, most } => resource_exhausted QUEUE_FULL [node_id = node, limit = most];
     }
     ScheduleError {
         NotFound(_) => not_found SCHEDULE_NOT_FOUND;
@@ -169,25 +172,26 @@ refusals! {
         Paused(_) | NotPaused(_) => failed_precondition SCHEDULE_STATE;
     }
     CancelScanError {
-        NotFound(_) => not_found SCAN_NOT_FOUND;
+        NotFound(scan) => not_found SCAN_NOT_FOUND [scan_id = scan];
     }
     ReportError {
-        NotInFlight(_) => failed_precondition COMMAND_NOT_IN_FLIGHT;
+        NotInFlight(command) => failed_precondition COMMAND_NOT_IN_FLIGHT [command_id = command];
         AwaitsPins(_) => unavailable NAMES_NOT_PINNED_YET, retry PINS_SOON;
         BeingDialed(_) => unavailable ADDRESS_BEING_DIALED, retry DIALED_SOON;
-        OverQuota { .. } | Flooded(_) => resource_exhausted QUOTA_EXCEEDED;
+        OverQuota { command, quota } => resource_exhausted QUOTA_EXCEEDED [command_id = command, limit = quota];
+        Flooded(command) => resource_exhausted QUOTA_EXCEEDED [command_id = command];
     }
     KeyError {
-        NotFound(_) => not_found KEY_NOT_FOUND;
+        NotFound(key) => not_found KEY_NOT_FOUND [key_id = key];
         NoOperator(_) => not_found OPERATOR_NOT_FOUND;
         TooMany(_) => resource_exhausted TOO_MANY_KEYS;
         MakerEnded => failed_precondition CREDENTIAL_INVALID;
     }
     BindError {
-        NodeNotFound(_) => not_found NODE_NOT_FOUND;
-        DeviceNotFound(_) => not_found DEVICE_NOT_FOUND;
+        NodeNotFound(node) => not_found NODE_NOT_FOUND [node_id = node];
+        DeviceNotFound(device) => not_found DEVICE_NOT_FOUND [device_id = device];
         BeingDialed(_) => unavailable ADDRESS_BEING_DIALED;
-        Refused { .. } => failed_precondition DEVICE_NOT_AVAILABLE;
+        Refused { device, .. } => failed_precondition DEVICE_NOT_AVAILABLE [device_id = device];
     }
     MemberError {
         NotFound(_) => not_found OPERATOR_NOT_FOUND;
@@ -195,15 +199,15 @@ refusals! {
         PasswordChanged(_) => failed_precondition PASSWORD_CHANGED;
     }
     CreatePairingError {
-        NodeNotFound(_) => not_found NODE_NOT_FOUND;
-        NotConfirmed(_) => failed_precondition NODE_NOT_CONFIRMED;
-        Busy(_) => resource_exhausted NODE_BUSY;
+        NodeNotFound(node) => not_found NODE_NOT_FOUND [node_id = node];
+        NotConfirmed(node) => failed_precondition NODE_NOT_CONFIRMED [node_id = node];
+        Busy(node) => resource_exhausted NODE_BUSY [node_id = node];
     }
     CancelPairingError {
-        NotFound(_) => not_found PAIRING_NOT_FOUND;
+        NotFound(pairing) => not_found PAIRING_NOT_FOUND [pairing_id = pairing];
     }
     UnbindError {
-        NotFound(_) => not_found DEVICE_NOT_FOUND;
+        NotFound(device) => not_found DEVICE_NOT_FOUND [device_id = device];
     }
 }
 
@@ -230,5 +234,26 @@ impl Refusal for CreateOperatorError {
             Self::OrgDiffersInCase { .. } => RpcError::failed_precondition(self.to_string()),
             Self::Storage(error) => storage(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet_core::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn an_error_states_its_cause_to_programs() {
+        let full = CreateScanError::QueueFull {
+            node: NodeId(7),
+            most: 100,
+        };
+        let error = full.refusal();
+        assert_eq!(error.reason().as_deref(), Some("QUEUE_FULL"));
+        let facts: Vec<_> = error.facts().into_iter().collect();
+        let expected = [("limit", "100"), ("node_id", "7")];
+        let expected = expected.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(facts, expected);
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -90,6 +90,7 @@ struct Stream {
     over: CancellationToken,
     /// Ends the stream of a peer that does not understand a goodbye.
     parting: Option<RpcError>,
+    why: Arc<OnceLock<String>>,
 }
 
 /// A stream that was just opened.
@@ -100,6 +101,8 @@ pub(crate) struct Opened {
     pub(crate) outbox: mpsc::Receiver<Outgoing>,
     /// Fires when the stream is evicted.
     pub(crate) over: CancellationToken,
+    /// Why it was evicted; set before `over` fires.
+    pub(crate) why: Arc<OnceLock<String>>,
 }
 
 impl Hub {
@@ -158,6 +161,7 @@ impl Hub {
         let connection = ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed));
         let (sender, outbox) = mpsc::channel(OUTBOX);
         let over = CancellationToken::new();
+        let why = Arc::new(OnceLock::new());
         let mut state = self.lock();
         let open = state.open.get(&node).copied().unwrap_or(0);
         if open >= STREAMS_OF_A_NODE {
@@ -175,6 +179,7 @@ impl Hub {
                 outbox: sender,
                 over: over.clone(),
                 parting: None,
+                why: why.clone(),
             },
         );
         self.execute(&mut state);
@@ -182,6 +187,7 @@ impl Hub {
             connection,
             outbox,
             over,
+            why,
         })
     }
 
@@ -223,6 +229,7 @@ impl Hub {
     /// Ends a stream with an error.
     pub(crate) fn fail(&self, connection: ConnectionId, error: RpcError) {
         if let Some(stream) = self.lock().streams.remove(&connection) {
+            let _ = stream.why.set(error.message.clone());
             // If the outbox is full, the node reads nothing and would not receive the error either.
             let _ = stream.outbox.try_send(Err(error));
             stream.over.cancel();
@@ -294,6 +301,13 @@ impl Hub {
     pub(crate) fn forget(&self, node: NodeId, command: CommandId) {
         let now = self.environment.instant();
         self.with(|registry| registry.ended(now, node, command));
+    }
+
+    /// Whether a command is in flight on a node that is connected here.
+    pub(crate) fn is_in_flight(&self, node: NodeId, command: CommandId) -> bool {
+        let state = self.lock();
+        let mut flights = state.registry.in_flight(node);
+        flights.any(|(id, _)| id == command)
     }
 
     /// Removes and returns the commands whose deadline has passed. The store knows which of them are still in flight.
@@ -401,6 +415,7 @@ impl Hub {
             if let Some(parting) = stream.parting {
                 let _ = stream.outbox.try_send(Err(parting));
             }
+            let _ = stream.why.set("the server shut down".to_owned());
             stream.over.cancel();
         }
     }
@@ -489,6 +504,7 @@ impl Hub {
                 connection = connection.0,
                 "a stream was ended because its node reads no messages"
             );
+            let _ = stream.why.set("the node reads no messages".to_owned());
             stream.over.cancel();
         }
     }
@@ -504,6 +520,7 @@ impl Hub {
         let Some(stream) = state.streams.remove(&connection) else {
             return;
         };
+        let _ = stream.why.set(reason.to_string());
         let last = match reason {
             EvictReason::NoHello => Some(Err(RpcError::failed_precondition(
                 "the first message must be Hello and come within 5 s",

@@ -1,10 +1,10 @@
-//! Orders for the nodes whose streams this server holds: cancels, revocations, new work, takeovers. An operator can
+//! Orders for the nodes whose streams this server holds: cancels, revocations, pairings, takeovers. An operator can
 //! call any server. The rows of the database are the source of truth. They are read at every notification, and once a
 //! second in case one is missed.
 
 use std::{sync::Arc, time::Duration};
 
-use crate::app::App;
+use crate::{app::App, pair};
 
 /// Interval of reads without a notification, and of attempts to subscribe.
 const READ_EVERY: Duration = Duration::from_secs(1);
@@ -38,7 +38,7 @@ async fn listen(app: &App) {
     }
 }
 
-async fn read(app: &App) {
+async fn read(app: &Arc<App>) {
     let mut ticks = tokio::time::interval(READ_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -50,17 +50,23 @@ async fn read(app: &App) {
     }
 }
 
-async fn pass_on(app: &App) {
-    match app.store.orders(app.replica).await {
+async fn pass_on(app: &Arc<App>) {
+    match app.store.orders(app.replica, app.environment.now()).await {
         Ok(orders) => {
             for (node, command) in orders.canceled {
                 app.hub.cancel(node, command);
+            }
+            for (node, command) in orders.ended {
+                app.end_command(node, command);
             }
             for node in orders.revoked {
                 app.hub.revoked(node);
             }
         }
         Err(error) => tracing::warn!(%error, "cannot read the orders for the connected nodes"),
+    }
+    if let Err(error) = pair::take_forwarded(app).await {
+        tracing::warn!(%error, "cannot read the pairings that other servers forwarded");
     }
     let since = app.environment.now().minus(LOOK_BACK);
     match app.store.claimed_elsewhere(app.replica, since).await {

@@ -1,6 +1,7 @@
 //! Pairing devices with credentials through a node: stored, then sent to the node in batches.
 
 mod batches;
+mod forward;
 mod results;
 mod sender;
 
@@ -16,6 +17,8 @@ use fleet_wire::{
     },
     pairing::Credentials,
 };
+use forward::Holder;
+pub(crate) use forward::{ForwardKey, take as take_forwarded};
 use http::{HeaderName, HeaderValue};
 use sender::Sender;
 
@@ -68,7 +71,7 @@ async fn store(
             "device_identifiers is empty: name the devices to pair, or set pair_all_unpaired",
         ));
     }
-    check_node(app, call, node).await?;
+    let holder = holder(app, call, node).await?;
     let selection = PairSelection {
         identifiers: request.identifiers,
         all_unpaired: request.all_unpaired,
@@ -83,20 +86,25 @@ async fn store(
         return Err(RpcError::invalid_argument(nothing_to_pair(node, &refused)));
     }
     let batches = batches::split(targets, credentials.to_wire().as_ref());
-    let sender = Sender {
+    let pairing = app.environment.pairing_id();
+    let forwarded = holder
+        .map(|holder| forward::seal(holder, pairing, node, &credentials))
+        .transpose()
+        .map_err(|error| RpcError::internal(format!("the credentials are not sealed: {error}")))?;
+    let here = forwarded.is_none().then(|| Sender {
         app: Arc::clone(app),
-        pairing: app.environment.pairing_id(),
+        pairing,
         node,
         unsent: batches.len(),
         credentials,
-    };
-    let pairing = sender.pairing;
+    });
     let new = NewPairing {
         id: pairing,
         org: call.org,
         node,
         operator: call.operator,
         parts: batches,
+        forwarded,
         now: app.environment.now(),
     };
     app.store
@@ -104,7 +112,10 @@ async fn store(
         .await
         .answered()?;
     // Stored first: if this server ends now, others end the pairing after its lease.
-    app.tasks.spawn(sender.run());
+    match here {
+        Some(sender) => drop(app.tasks.spawn(sender.run())),
+        None => app.notify_node(node),
+    }
     let refused = refused
         .into_iter()
         .map(|(identifier, why)| convert::pairing_result(identifier, PairingStatus::Failed, why))
@@ -112,8 +123,8 @@ async fn store(
     Ok(Started { pairing, refused })
 }
 
-/// Refuses a node that cannot pair now.
-async fn check_node(app: &App, call: &OperatorCall, node: NodeId) -> Result<(), RpcError> {
+/// The other server that holds the node's stream; `None` if this server does. Refuses a node that cannot pair now.
+async fn holder(app: &App, call: &OperatorCall, node: NodeId) -> Result<Option<Holder>, RpcError> {
     let row = app.store.node(call.org, node).await.answered()?;
     let row =
         row.ok_or_else(|| RpcError::not_found(format!("no node {node} in this organization")))?;
@@ -123,17 +134,20 @@ async fn check_node(app: &App, call: &OperatorCall, node: NodeId) -> Result<(), 
         )));
     }
     if app.holds(&row) {
-        return Ok(());
+        return Ok(None);
     }
-    // Only the server that holds the stream can send credentials: they are never stored.
-    let refusal = if app.is_connected(&row) {
-        format!(
-            "node {node} is connected to another server of this deployment: pair through that server"
-        )
-    } else {
-        format!("node {node} is not connected: start it first")
+    let stream = row.stream.filter(|_| app.is_connected(&row));
+    let Some(replica) = stream.map(|stream| stream.replica) else {
+        return Err(RpcError::failed_precondition(format!(
+            "node {node} is not connected: start it first"
+        )));
     };
-    Err(RpcError::failed_precondition(refusal))
+    let Some(key) = app.store.replica_key(replica).await.answered()? else {
+        return Err(RpcError::failed_precondition(format!(
+            "node {node} is connected to a server of an older version: pair through that server, or upgrade it"
+        )));
+    };
+    Ok(Some(Holder { replica, key }))
 }
 
 fn nothing_to_pair(node: NodeId, refused: &[(String, String)]) -> String {

@@ -66,8 +66,8 @@ pub(crate) async fn run(app: Arc<App>) {
             () = app.drain.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let now = app.environment.now();
-        match app.store.count_heartbeat(app.replica, now).await {
+        let (key, now) = (app.forward_key.public(), app.environment.now());
+        match app.store.count_heartbeat(app.replica, key, now).await {
             Ok(counts) => {
                 app.replicas.observe(counts, app.environment.instant());
                 failing = false;

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use fleet_core::{NodeId, OrgId, Permission, Priority, ScanId, enrollment::NodeState, limits};
-use fleet_discovery::{Plan, ScanRequest, estimate, plan_at_site, queue_wait};
+use fleet_discovery::{Plan, PlanError, ScanRequest, estimate, plan_at_site, queue_wait};
 use fleet_inventory::BlackoutEnd;
 use fleet_registry::{Capabilities, Capability};
 use fleet_store::{CreatedScan, NewScan, NodeRow, Queueing, ScanRow, SiteRow};
@@ -180,7 +180,7 @@ pub(crate) async fn planned(
         ))
     })?;
     let mut plan = plan_at_site(request, &profile, &app.plan_policy(), &exclusions)
-        .map_err(|error| RpcError::new(failure::code(error.code()), error.to_string()))?;
+        .map_err(|error| unplanned(&row, &error))?;
     let history = app.store.scan_history(org, node).await.answered()?;
     plan.estimate = estimate(&plan, &profile, &history.past);
     let blackout = site.and_then(|site| {
@@ -195,6 +195,26 @@ pub(crate) async fn planned(
         plan,
         blackout,
     })
+}
+
+/// The answer to a request without a plan. A node that is too old for it is named with what it lacks.
+fn unplanned(node: &NodeRow, error: &PlanError) -> RpcError {
+    let refusal = |text| RpcError::new(failure::code(error.code()), text);
+    let Some(capability) = error.lacks() else {
+        return refusal(error.to_string());
+    };
+    let version = match &node.hello {
+        Some(hello) if !hello.version.is_empty() => format!("has version {}", hello.version),
+        Some(_) => "is an upstream node".to_owned(),
+        None => "has never connected".to_owned(),
+    };
+    refusal(format!(
+        "upgrade required: node {} ({version}) lacks the capability `{capability}`: {error}",
+        node.id
+    ))
+    .with_reason("UPGRADE_REQUIRED")
+    .with_fact("node_id", node.id)
+    .with_fact("capability", capability)
 }
 
 /// When a scan of this node would start, as a hint; none if it starts at once.

@@ -70,7 +70,9 @@ pub(crate) async fn open(
         connection: opened.connection,
     };
     let hello = hello(&mut inbound, &mut opened).await?;
-    let Opened { outbox, over, .. } = opened;
+    let Opened {
+        outbox, over, why, ..
+    } = opened;
     let (claimed, answer) = oneshot::channel();
     let evicted = over.clone();
     let tasks = app.tasks.clone();
@@ -90,8 +92,10 @@ pub(crate) async fn open(
                     registered,
                     progress_stored: None,
                 };
-                current.receive(inbound, &over).await;
-                current.end().await;
+                let ended = current.receive(inbound, &over).await;
+                // The hub knows why it evicts a stream, which also ends it for the node.
+                let ended = why.get().cloned().unwrap_or(ended);
+                current.end(ended).await;
             }
         }
     });
@@ -207,7 +211,12 @@ async fn claim(
         Standing::Current | Standing::Fenced => Ok(epoch),
         Standing::Gone => {
             app.store
-                .release_stream(node.node, epoch, app.environment.now())
+                .release_stream(
+                    node.node,
+                    epoch,
+                    "the stream was ended".to_owned(),
+                    app.environment.now(),
+                )
                 .await
                 .answered()?;
             Err(RpcError::unavailable("the stream was ended"))
@@ -248,12 +257,14 @@ struct Current {
 
 impl Current {
     /// Receives messages until the node ends the stream, is evicted, or may no longer have a stream. A received message
-    /// is always processed to its end; the store decides by the epoch whether it still takes effect.
+    /// is always processed to its end; the store decides by the epoch whether it still takes effect. Returns why the
+    /// stream ended, for operators.
     async fn receive(
         &mut self,
         mut inbound: BoxStream<ControlStreamRequest>,
         over: &CancellationToken,
-    ) {
+    ) -> String {
+        let mut lost = None;
         let mut check = tokio::time::interval(CHECK_EVERY);
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // The first tick fires at once, and the claim has just checked both.
@@ -262,21 +273,34 @@ impl Current {
             // All three are cancel-safe.
             let message = tokio::select! {
                 message = inbound.next() => message,
-                () = over.cancelled() => return,
+                () = over.cancelled() => return "ended by the server".to_owned(),
                 _ = check.tick() => {
-                    if self.may_continue().await { continue } else { return }
+                    if self.may_continue().await { continue }
+                    return "ended by the server".to_owned();
                 }
             };
             match message {
                 Some(Ok(ControlStreamRequest { kind: Some(kind) })) => {
+                    lost = None;
                     self.handle(kind, over).await
                 }
                 // A peer that is newer than this server may send other messages. They must not end
                 // its stream.
-                Some(Ok(ControlStreamRequest { kind: None }) | Err(_)) => {
+                Some(Ok(ControlStreamRequest { kind: None })) => {
                     self.app.hub.malformed(self.registered.connection);
                 }
-                None => return,
+                Some(Err(error)) => {
+                    self.app.hub.malformed(self.registered.connection);
+                    lost = Some(error.message);
+                }
+                None => {
+                    return match lost {
+                        Some(error) => {
+                            format!("the connection was lost: {}", printable(&error, 256))
+                        }
+                        None => "the node closed the stream".to_owned(),
+                    };
+                }
             }
         }
     }
@@ -481,7 +505,7 @@ impl Current {
 
     /// Stores the end of the stream, unless a newer one was claimed. While the database is away, every server shows the
     /// node as connected, so a failure is retried until the server drains.
-    async fn end(self) {
+    async fn end(self, why: String) {
         let Self {
             app,
             node,
@@ -490,10 +514,14 @@ impl Current {
             ..
         } = self;
         drop(registered);
-        tracing::info!(node = %node.node, %epoch, "node disconnected");
+        tracing::info!(node = %node.node, %epoch, why, "node disconnected");
         let ended = app.environment.now();
         let mut logged = false;
-        while let Err(error) = app.store.release_stream(node.node, epoch, ended).await {
+        while let Err(error) = app
+            .store
+            .release_stream(node.node, epoch, why.clone(), ended)
+            .await
+        {
             if !std::mem::replace(&mut logged, true) {
                 tracing::warn!(node = %node.node, %error, "the end of a stream waits for storage");
             }

@@ -22,7 +22,10 @@ pub use api::{
         DeviceAlias, DeviceName, DeviceRow, DeviceSighting, Inventory, RefusedDevice,
         SeparatedDevices, UndoError,
     },
-    direct::{DialRequest, Direct, DirectOutcome, Exclusion, NewSightings, ReleaseError, Released},
+    direct::{
+        DialRequest, Direct, DirectOutcome, Exclusion, NewSightings, ReleaseError, Released,
+        Sighted,
+    },
     enrollment::{
         CancelCodeError, ConfirmError, CreateCodeError, Enrollment, FetchKeyError, FetchingNode,
         Hello, Invitation, Invitations, KeyAnswer, KeyRequest, MoveNodeError, NewCode, NewNode,
@@ -35,12 +38,12 @@ pub use api::{
     },
     pairing::{
         BindError, Bindings, BoundDevice, CancelPairingError, Changed, CreatePairingError,
-        DevicePairing, NewPairResults, NewPairing, PairPage, PairResultRow, PairResultsAnswer,
-        PairRow, PairSelection, PairTarget, PairTargets, Pairing, PairingRow, PairingStep,
-        SealedCredentials, UnbindError,
+        DevicePairing, ForwardedCredentials, ForwardedPairing, NewPairResults, NewPairing,
+        PairPage, PairResultRow, PairResultsAnswer, PairRow, PairSelection, PairTarget,
+        PairTargets, Pairing, PairingRow, PairingStep, SealedCredentials, UnbindError,
     },
     removal::{DeleteDevicesError, Removal},
-    replicas::{Notification, Orders, Replicas},
+    replicas::{ENDED_FOR, Notification, Orders, Replicas},
     reports::{NewReport, Pins, PinsError, PinsTaken, ReportAnswer, ReportError, Reports},
     results::{
         Against, DifferenceError, RejectedReport, Results, ScanDifference, UnidentifiedHost,
@@ -55,7 +58,7 @@ pub use api::{
         ScheduleRow, ScheduleRunRow, ScheduledScan, Schedules, Settled, SettledRun,
     },
     search::{DeviceFacets, DeviceOrder, DevicePage, DevicePosition, DeviceQuery, DeviceSearch},
-    sessions::{BeginError, Challenged, Halt, NodeIdentity, OpenSessionError, Sessions},
+    sessions::{BeginError, Challenged, Halt, Heartbeat, NodeIdentity, OpenSessionError, Sessions},
     sites::{NewBlackouts, SiteError, SiteExclude, SiteRow, Sites},
     statistics::{Statistics, Totals},
     streams::{AdoptedCommand, ClaimError, ClaimedStream, StreamClaim, Streams},

@@ -1,6 +1,6 @@
 //! The error of a call, as handlers return it and clients receive it, with the details that both sides know.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -211,6 +211,25 @@ impl RpcError {
     /// Returns the reason, if the error states one.
     pub fn reason(&self) -> Option<String> {
         Some(self.detail::<ErrorInfo>(ERROR_INFO)?.reason)
+    }
+
+    /// Adds a fact about the cause to the reason, for programs. docs/api.md lists the keys, which no later version
+    /// changes. Without a reason, the error stays as it is.
+    #[must_use]
+    pub fn with_fact(mut self, key: &str, value: impl fmt::Display) -> Self {
+        let info = self.detail::<ErrorInfo>(ERROR_INFO);
+        let stated = self.details.iter_mut().find(|d| d.type_name == ERROR_INFO);
+        if let (Some(mut info), Some(stated)) = (info, stated) {
+            info.metadata.insert(key.to_owned(), value.to_string());
+            stated.value = info.encode_to_vec().into();
+        }
+        self
+    }
+
+    /// Returns the facts about the cause, by key.
+    pub fn facts(&self) -> BTreeMap<String, String> {
+        let info = self.detail::<ErrorInfo>(ERROR_INFO);
+        info.map_or_else(BTreeMap::new, |info| info.metadata.into_iter().collect())
     }
 
     /// States the code as the reason, unless the error has one, so that every error of a server carries a reason. An

@@ -75,6 +75,7 @@ fn ended(sequence: i64, ended: &ScanEnded) -> Value {
         "refused": ledger.refused,
         "silent": ledger.silent,
         "skipped": ledger.skipped,
+        "targets_unknown": ledger.targets_unknown,
         "not_reached": ledger.not_reached,
         "unknown": ledger.unknown,
         "reported": ledger.reported,

@@ -45,6 +45,11 @@ def queued(scan_id: str = SCAN, **fields) -> dict:
     return made
 
 
+def ended(scan_id: str = SCAN, **fields) -> dict:
+    ledger = {"identified": "3", "silent": "251", "targets": "254", "elapsedMs": "900"}
+    return scan(scan_id, "COMPLETED", endedAt=ago(5), **{"ledger": ledger, **fields})
+
+
 def device(number: int, **fields) -> dict:
     return {
         "deviceId": str(number), "identifier": f"mac:02:00:5E:10:00:{number % 256:02X}", "fleetNodeId": "7", "ip": f"10.2.{number // 250}.{number % 250 + 2}",
@@ -214,6 +219,47 @@ def test_a_halted_node_is_shown_with_its_reason(server, page):
     page.shows("Halted", "new switch", "fleetnode resume")
     server.replies["NodeService/ListNodes"] = {"nodes": [node(halted=True, haltReason="new switch", online=False, connected=False)]}
     page.shows("Offline")
+
+
+def test_a_node_that_is_not_connected_is_shown_with_the_reason(server, page):
+    reason = "the route to the server does not carry HTTP/2"
+    server.replies["NodeService/ListNodes"] = {"nodes": [node(connected=False, disconnectedReason=reason)]}
+    page.open("#/nodes")
+    page.shows("Reconnecting", f"Last reason: {reason}.")
+    server.replies["NodeService/ListNodes"] = {"nodes": [node(online=False, connected=False, disconnectedReason="node revoked")]}
+    page.shows("Offline", "Last reason: node revoked.")
+
+
+def test_older_scans_on_the_list_are_updated_live(server, page):
+    def listed(request: dict) -> dict:
+        if request.get("before"):
+            return {"scans": [queued(OTHER, request={"nmap": {"target": "10.9.0.0/24"}})]}
+        return {"scans": [ended()], "nextBefore": OTHER}
+
+    server.replies["ScanService/ListScans"] = listed
+    server.replies["ScanService/GetScan"] = {"scan": queued(OTHER)}
+    page.open("#/scans")
+    page.shows("Completed", "Show older scans")
+    page.click(".more button")
+    page.shows("Queued")
+    server.replies["ScanService/GetScan"] = {"scan": scan(OTHER, progress={"done": "45", "total": "100"})}
+    page.shows("Running 45 %", patience=3)
+    before = len(server.requests)
+    server.replies["ScanService/GetScan"] = {"scan": ended(OTHER)}
+    page.until("both are completed", lambda: page.text().count("Completed") == 2, 3)
+    page.until("another poll", lambda: sum(name.endswith("ListScans") for name, _ in server.requests[before:]) > 2, 6)
+    read = [name for name, _ in server.requests[before:] if name.endswith("GetScan")]
+    assert len(read) <= 2, "ended scans are not read again"
+
+
+def test_a_scan_of_a_subnet_that_the_node_chose_shows_unknown_targets(server, page):
+    unknown = ended(ledger={"identified": "3", "targets": "3", "targetsUnknown": True, "elapsedMs": "900"})
+    server.replies["ScanService/ListScans"] = {"scans": [unknown]}
+    server.replies["ScanService/GetScan"] = {"scan": unknown}
+    page.open("#/scans")
+    page.shows("3 / unknown")
+    page.open(f"#/scans/{SCAN}")
+    page.shows("in an unknown number of targets", "The node chose the addresses")
 
 
 @pytest.mark.parametrize("view", [f"#/scans/{SCAN}", "#/scans"])

@@ -272,7 +272,7 @@ async fn revoke(server: &Server, node: &str, yes: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The status of a node in a table. A halted node is shown with the reason.
+/// The status of a node in a table. A node that is halted or not connected is shown with the reason.
 fn status(node: &Node) -> String {
     let status = match (
         node.enrollment.as_str(),
@@ -290,7 +290,10 @@ fn status(node: &Node) -> String {
         ("confirmed", _, _, false) => "offline",
         (other, ..) => other,
     };
-    status.to_owned()
+    match node.disconnected_reason.as_str() {
+        "" => status.to_owned(),
+        reason => format!("{status}: {reason}"),
+    }
 }
 
 impl Rows for Node {
@@ -371,6 +374,13 @@ mod tests {
             (node(true, true, ""), "halted"),
             (node(true, true, "new switch"), "halted: new switch"),
             (node(false, true, "new switch"), "offline"),
+            (
+                Node {
+                    disconnected_reason: "node revoked".to_owned(),
+                    ..node(false, false, "")
+                },
+                "offline: node revoked",
+            ),
         ] {
             assert_eq!(status(&node), expected);
         }

@@ -247,7 +247,12 @@ pub(crate) fn ledger(out: &mut impl Write, ledger: &Ledger) -> io::Result<()> {
     {
         table.add_row([format!("  {name}"), count.to_string()]);
     }
-    table.add_row(["= targets".to_owned(), ledger.targets.to_string()]);
+    let targets = if ledger.targets_unknown {
+        "unknown: the node chose the addresses and reports only devices".to_owned()
+    } else {
+        ledger.targets.to_string()
+    };
+    table.add_row(["= targets".to_owned(), targets]);
     table.add_row([
         "reported".to_owned(),
         format!(

@@ -444,6 +444,7 @@ impl Screen {
         Ledger {
             targets: summary.targets.len() as u64 + before + not_looked_up,
             identified: count(TargetOutcome::Identified),
+            targets_unknown: false,
             owned_elsewhere: 0,
             owned_elsewhere_reasons: Vec::new(),
             unidentified: count(TargetOutcome::Unidentified),

@@ -72,8 +72,17 @@ pub(super) fn ack(
             .collect();
         notes.clone_from(&summary.notes);
     }
+    let all = tally.rejected + tally.accepted + tally.owned_elsewhere;
+    if tally.owned_elsewhere > 0 {
+        notes.insert(
+            0,
+            format!(
+                "{} of {all} reported devices are identified and belong to another node or to the server",
+                tally.owned_elsewhere
+            ),
+        );
+    }
     if tally.rejected > 0 {
-        let all = tally.rejected + tally.accepted;
         // First, because the notes are cut to the limit of the wire.
         notes.insert(
             0,
@@ -196,7 +205,7 @@ fn scan_result(
             "the server did not store {} devices: {refusal}",
             tally.dropped
         );
-        if tally.accepted + tally.rejected == 0 {
+        if tally.accepted + tally.rejected + tally.owned_elsewhere == 0 {
             return (AckCode::ReportFailed, text);
         }
         gaps.push(text);
@@ -239,6 +248,7 @@ mod tests {
         Tally {
             accepted,
             rejected,
+            owned_elsewhere: 0,
             dropped,
             refusal: (dropped > 0).then(|| "too many".to_owned()),
         }
@@ -344,6 +354,24 @@ mod tests {
                 ack.error_message
             );
         }
+    }
+
+    #[test]
+    fn devices_of_other_owners_are_no_gap_and_no_rejection() {
+        let id = WireCommandId::new("c").expect("an id");
+        let tally = Tally {
+            owned_elsewhere: 197,
+            ..tally(203, 0, 0)
+        };
+        let identified = ran(&[TargetOutcome::Identified], None, 0);
+        let ack = ack(&id, &identified, None, &tally, Unreported::default());
+        assert_eq!(AckCode::from_number(ack.code), AckCode::Ok);
+        assert_eq!(
+            ack.notes,
+            [
+                "197 of 400 reported devices are identified and belong to another node or to the server"
+            ]
+        );
     }
 
     #[test]

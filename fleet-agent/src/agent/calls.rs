@@ -49,6 +49,8 @@ pub(super) enum CallResult {
 pub(super) struct UploadCounts {
     pub(super) accepted: u64,
     pub(super) rejected: u64,
+    /// Rejected rows of devices that belong to another owner. They are not in `rejected`.
+    pub(super) owned_elsewhere: u64,
 }
 
 impl Calls {
@@ -71,12 +73,13 @@ impl Calls {
         self.spawn(work, || CallResult::Handshake(Err(HandshakeFailure::Other)));
     }
 
-    /// Starts a heartbeat, which reports whether the node is halted.
+    /// Starts a heartbeat, which reports whether the node is halted and why it has no stream.
     pub(super) fn heartbeat(
         &mut self,
         client: &FleetNodeGatewayClient,
         session: &Session,
         halt: Option<String>,
+        problem: Option<String>,
     ) {
         let (client, options) = (client.clone(), session.options().timeout(HEARTBEAT));
         let work = async move {
@@ -84,6 +87,11 @@ impl Calls {
                 sent_at: Some(now()),
                 halted: Some(halt.is_some()),
                 halt_reason: halt.unwrap_or_default().chars().take(HALT_REASON).collect(),
+                stream_problem: problem
+                    .unwrap_or_default()
+                    .chars()
+                    .take(HALT_REASON)
+                    .collect(),
             };
             CallResult::Heartbeat(match client.upload_heartbeat(&request, options).await {
                 Ok(answer) => Ok(answer.received_at),
@@ -113,9 +121,15 @@ impl Calls {
         }
         let command_id = command.as_str().to_owned();
         let work = async move {
-            let counts = |accepted: i64, rejected: i64| UploadCounts {
-                accepted: u64::try_from(accepted).unwrap_or(0),
-                rejected: u64::try_from(rejected).unwrap_or(0),
+            let number = |count: i64| u64::try_from(count).unwrap_or(0);
+            let counts = |accepted: i64, rejected: i64, elsewhere: i64| {
+                // An upstream server states none.
+                let elsewhere = number(elsewhere).min(number(rejected));
+                UploadCounts {
+                    accepted: number(accepted),
+                    rejected: number(rejected) - elsewhere,
+                    owned_elsewhere: elsewhere,
+                }
             };
             let answer = if results.is_empty() {
                 let request = ReportDiscoveredDevicesRequest {
@@ -124,14 +138,20 @@ impl Calls {
                     hosts,
                 };
                 let answer = client.report_discovered_devices(&request, options).await;
-                answer.map(|answer| counts(answer.accepted_count, answer.rejected_count))
+                answer.map(|answer| {
+                    counts(
+                        answer.accepted_count,
+                        answer.rejected_count,
+                        answer.owned_elsewhere_count,
+                    )
+                })
             } else {
                 let request = ReportPairedDevicesRequest {
                     command_id,
                     results,
                 };
                 let answer = client.report_paired_devices(&request, options).await;
-                answer.map(|answer| counts(answer.accepted_count, answer.rejected_count))
+                answer.map(|answer| counts(answer.accepted_count, answer.rejected_count, 0))
             };
             CallResult::Upload {
                 batch,

@@ -59,7 +59,7 @@ impl AgentCounts {
             }
         }
         self.accepted += tally.accepted;
-        self.rejected += tally.rejected;
+        self.rejected += tally.rejected + tally.owned_elsewhere;
         self.dropped += tally.dropped;
     }
 }
@@ -74,6 +74,7 @@ mod tests {
         let tally = Tally {
             accepted: 2,
             rejected: 1,
+            owned_elsewhere: 0,
             dropped: 4,
             refusal: None,
         };

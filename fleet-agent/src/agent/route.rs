@@ -31,6 +31,23 @@ impl Route {
         }
     }
 
+    /// Records that a new stream got no answer to Hello. One such stream is enough: a server answers at once, and the call
+    /// that succeeds next shows that it is there. A proxy with HTTP/1.1 holds the messages back.
+    pub(super) fn hello_unanswered(&mut self) {
+        let reason = "the server did not answer the first message of the control stream";
+        self.stream_ended(false, StreamEnd::Lost, reason);
+        self.failures = self.failures.max(FAILURES);
+    }
+
+    /// Why there is no stream, for the server's list of nodes.
+    pub(super) fn stream_problem(&self, connected: bool) -> Option<String> {
+        if connected {
+            return None;
+        }
+        let reason = Some(self.reason.clone()).filter(|reason| !reason.is_empty());
+        self.problem.clone().or(reason)
+    }
+
     /// Records a unary call that succeeded. If streams fail meanwhile, the server is there and the route is to blame.
     pub(super) fn call_succeeded(&mut self) {
         if self.failures < FAILURES || self.problem.is_some() {
@@ -61,6 +78,21 @@ impl Route {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_unanswered_hello_is_a_problem_once_a_call_succeeds() {
+        let mut route = Route::default();
+        assert_eq!(route.stream_problem(false), None);
+        route.hello_unanswered();
+        assert_eq!(route.problem(), None, "the server may be down");
+        let reason = route.stream_problem(false).expect("a reason");
+        assert!(reason.contains("did not answer"), "{reason}");
+        route.call_succeeded();
+        let problem = route.problem().expect("a problem");
+        assert!(problem.contains("HTTP/2"), "{problem}");
+        assert_eq!(route.stream_problem(false).as_deref(), Some(problem));
+        assert_eq!(route.stream_problem(true), None);
+    }
 
     #[test]
     fn only_a_route_that_carries_calls_but_no_stream_is_a_problem() {

@@ -182,7 +182,9 @@ impl Shell {
             link::Output::Heartbeat => match &self.session {
                 Some(session) => {
                     let halt = self.agent.options.halt.borrow().clone();
-                    self.calls.heartbeat(&self.agent.client, session, halt);
+                    let problem = self.route.stream_problem(self.link.is_connected());
+                    self.calls
+                        .heartbeat(&self.agent.client, session, halt, problem);
                 }
                 None => self
                     .link
@@ -193,7 +195,12 @@ impl Shell {
                 self.open_stream(attempt);
             }
             link::Output::CloseStream(attempt) => {
-                self.stream.take_if(|stream| stream.attempt == attempt);
+                let current = |stream: &mut ControlStream| stream.attempt == attempt;
+                if let Some(stream) = self.stream.take_if(current)
+                    && stream.is_unanswered(now())
+                {
+                    self.route.hello_unanswered();
+                }
             }
             link::Output::Start(command) => self.start(command),
             link::Output::AckBusy { attempt, command } => {

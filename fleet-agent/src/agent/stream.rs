@@ -1,7 +1,8 @@
 //! A control stream in its own task. Start with [`ControlStream::open`].
 
-use std::panic::AssertUnwindSafe;
+use std::{panic::AssertUnwindSafe, time::Instant};
 
+use fleet_core::limits::STREAM_OPENING;
 use fleet_registry::link::{Attempt, StreamEnd};
 use fleet_wire::{
     Code, RpcError, Validate,
@@ -25,6 +26,8 @@ pub(super) struct ControlStream {
     pub(super) attempt: Attempt,
     outbound: Option<mpsc::Sender<ControlStreamRequest>>,
     task: AbortHandle,
+    /// When it was opened; none after the server's answer to Hello.
+    unanswered_since: Option<Instant>,
 }
 
 /// An event of a stream. `Ended` is the last one.
@@ -50,6 +53,7 @@ impl ControlStream {
         attempt: Attempt,
         hello: ControlHello,
         events: mpsc::Sender<(Attempt, StreamEvent)>,
+        now: Instant,
     ) -> Self {
         let (outbound, messages) = mpsc::channel(OUTBOUND);
         let (client, options) = (client.clone(), session.options());
@@ -69,7 +73,19 @@ impl ControlStream {
             attempt,
             outbound: Some(outbound),
             task: task.abort_handle(),
+            unanswered_since: Some(now),
         }
+    }
+
+    /// Records the answer to Hello.
+    pub(super) fn answered(&mut self) {
+        self.unanswered_since = None;
+    }
+
+    /// Whether the server had its time to answer Hello and did not.
+    pub(super) fn is_unanswered(&self, now: Instant) -> bool {
+        self.unanswered_since
+            .is_some_and(|since| now.saturating_duration_since(since) >= STREAM_OPENING)
     }
 
     /// Sends a message.

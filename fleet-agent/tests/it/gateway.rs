@@ -419,6 +419,7 @@ impl FleetNodeGatewayService for Script {
         Ok(ReportDiscoveredDevicesResponse {
             accepted_count,
             rejected_count: 0,
+            owned_elsewhere_count: 0,
         }
         .into())
     }

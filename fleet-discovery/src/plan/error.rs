@@ -171,6 +171,18 @@ pub enum PlanError {
 }
 
 impl PlanError {
+    /// The capability that a newer version of the node would have, if the node is too old for the request.
+    pub fn lacks(&self) -> Option<&'static str> {
+        // Only these two: the other errors concern the request or the configuration.
+        if let Self::NameUnpinned(_) = self {
+            Some("pins")
+        } else if let Self::MdnsNotAnnounced = self {
+            Some("mdns")
+        } else {
+            None
+        }
+    }
+
     /// Returns the code for the operator: the request is invalid, or the node or the policy does not allow it.
     pub fn code(&self) -> Code {
         match self {

@@ -55,6 +55,8 @@ fn known(id: i64, identifier: &str) -> KnownDevice {
         endpoint: Some(endpoint(ELSEWHERE)),
         owner: None,
         binding: Binding::Free,
+        shared: false,
+        seen_at: None,
     }
 }
 
@@ -97,7 +99,7 @@ fn check(shows: &str, known: &[KnownDevice], expected: &str) {
             .map(|id| format!(" takes {id}"))
             .collect::<String>()
     };
-    let decided = match Sightings::new(known.to_vec()).decide(&found(shows)) {
+    let decided = match Sightings::new(known.to_vec()).decide(&found(shows), &mut Vec::new()) {
         DirectDecision::Create {
             endpoint_taken_from,
             ..
@@ -110,6 +112,52 @@ fn check(shows: &str, known: &[KnownDevice], expected: &str) {
         DirectDecision::Refuse(DirectRefusal::Bound(node)) => format!("bound to node {node}"),
     };
     assert_eq!(decided, expected, "{shows} {known:?}");
+}
+
+/// What a scan decides that sees one identifier at [`ELSEWHERE`] and then at [`HERE`].
+fn seen_twice(identifier: &str, known: KnownDevice) -> (String, Vec<String>) {
+    let known = KnownDevice {
+        seen_at: known.endpoint.map(|endpoint| endpoint.ip),
+        ..known
+    };
+    let mut shared = Vec::new();
+    let decided = Sightings::new(vec![known]).decide(&found(identifier), &mut shared);
+    let decided = match decided {
+        DirectDecision::Create { identifier, .. } => format!("create {identifier}"),
+        DirectDecision::Update { device, .. } => format!("update {device}"),
+        DirectDecision::Refuse(refusal) => format!("of node {}", refusal.node()),
+    };
+    (decided, shared.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn one_default_mac_at_two_addresses_is_two_devices_and_a_warning() {
+    let auto = format!("create {}", found("").identifier(SERVER));
+    let (decided, warned) = seen_twice(MAC, known(1, MAC));
+    assert_eq!(decided, auto);
+    assert!(
+        warned.len() == 1 && warned[0].contains(ELSEWHERE) && warned[0].contains(HERE),
+        "{warned:?}"
+    );
+    // A serial that nobody else shows still identifies the device.
+    let (decided, warned) = seen_twice(&format!("{MAC} {SERIAL}"), known(1, MAC));
+    assert_eq!((decided, warned.len()), (format!("create {SERIAL}"), 1));
+    // A device whose address changed since the last scan is the same.
+    let mut shared = Vec::new();
+    let moved = Sightings::new(vec![known(1, MAC)]).decide(&found(MAC), &mut shared);
+    assert!(matches!(moved, DirectDecision::Update { .. }), "{moved:?}");
+    assert_eq!(shared, []);
+    // The mark lasts: the next scan may see the clone first.
+    let marked = KnownDevice {
+        shared: true,
+        ..known(1, MAC)
+    };
+    let decided = Sightings::new(vec![marked]).decide(&found(MAC), &mut shared);
+    assert!(
+        matches!(decided, DirectDecision::Create { .. }),
+        "{decided:?}"
+    );
+    assert_eq!(shared.len(), 1);
 }
 
 #[test]
@@ -278,7 +326,7 @@ proptest! {
     ) {
         let mut sightings = Sightings::new(inventory.clone());
         for shows in shown {
-            sightings.decide(&found(shows));
+            sightings.decide(&found(shows), &mut Vec::new());
         }
         for (before, after) in inventory.iter().zip(&sightings.known) {
             if before.claim().is_some() {
@@ -300,9 +348,9 @@ proptest! {
     #[test]
     fn a_repeated_finding_changes_nothing(inventory in inventories(), shows in shows()) {
         let mut once = Sightings::new(inventory);
-        once.decide(&found(shows));
+        once.decide(&found(shows), &mut Vec::new());
         let mut twice = once.clone();
-        twice.decide(&found(shows));
+        twice.decide(&found(shows), &mut Vec::new());
         prop_assert_eq!(once.known, twice.known);
     }
 

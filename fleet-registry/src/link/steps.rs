@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use fleet_core::{
     full_jitter,
-    limits::{HEARTBEAT, SESSION_REFRESH, STREAM_SILENCE},
+    limits::{HEARTBEAT, SESSION_REFRESH, STREAM_OPENING},
 };
 
 use super::{
@@ -107,7 +107,7 @@ impl NodeLink {
         self.attempts += 1;
         let attempt = Attempt(self.attempts);
         self.stream = Stream::Opening { attempt, session };
-        self.timers.set(Timer::Silence, now + STREAM_SILENCE);
+        self.timers.set(Timer::Silence, now + STREAM_OPENING);
         self.outputs.push_back(Output::OpenStream(attempt));
     }
 

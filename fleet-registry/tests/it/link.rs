@@ -229,6 +229,21 @@ fn a_stream_is_lost_after_90_silent_seconds() {
 }
 
 #[test]
+fn a_stream_whose_hello_is_not_answered_is_given_up_within_35_seconds() {
+    let mut node = Node::new(4);
+    node.link.session_opened(node.now, DAY);
+    let attempt = Attempt(1);
+    assert!(node.outputs().contains(&Output::OpenStream(attempt)));
+    let closed = Output::CloseStream(attempt);
+    node.now += 34 * SECOND;
+    node.link.handle_timeout(node.now);
+    assert!(!node.outputs().contains(&closed));
+    node.now += SECOND;
+    node.link.handle_timeout(node.now);
+    assert!(node.outputs().contains(&closed));
+}
+
+#[test]
 fn final_failures_stop_the_node_with_advice_and_no_output_follows() {
     type Event = fn(&mut Node, Attempt);
     let table: [(Event, StopReason); 4] = [

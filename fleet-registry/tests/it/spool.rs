@@ -41,7 +41,7 @@ fn the_first_row_is_sent_at_once_and_later_rows_in_batches() {
     for row in 1..=3 {
         spool.push(now, row).expect("there is room");
     }
-    spool.uploaded(now, first, 1, 0);
+    spool.uploaded(now, first, 1, 0, 0);
     assert_eq!(spool.poll_output(), None, "the others gather");
     assert_eq!(spool.poll_timeout(), Some(now + BATCH_WAIT));
     spool.handle_timeout(now + BATCH_WAIT);
@@ -53,7 +53,7 @@ fn sixty_four_rows_do_not_wait() {
     let (mut spool, now) = open(1_000);
     spool.push(now, 0).expect("there is room");
     let (first, _) = upload(&mut spool);
-    spool.uploaded(now, first, 1, 0);
+    spool.uploaded(now, first, 1, 0, 0);
     for row in 1..=100 {
         spool.push(now, row).expect("there is room");
     }
@@ -76,7 +76,7 @@ fn a_report_is_retried_unchanged_until_it_is_stored() {
     }
     spool.finish(now).expect("a command is open");
     assert_eq!(spool.poll_output(), None, "the ack waits for the report");
-    spool.uploaded(now, first.0, 1, 0);
+    spool.uploaded(now, first.0, 1, 0, 0);
     assert_eq!(settled(&mut spool).accepted, 1);
 }
 
@@ -103,10 +103,11 @@ fn a_rejected_report_is_dropped_and_counted_and_the_next_one_is_sent() {
     spool.upload_failed(now, first, UploadFailure::Refused { reason });
     let (second, rows) = upload(&mut spool);
     assert_eq!(rows, [1, 2]);
-    spool.uploaded(now, second, 1, 1);
+    spool.uploaded(now, second, 1, 1, 0);
     let expected = Tally {
         accepted: 1,
         rejected: 1,
+        owned_elsewhere: 0,
         dropped: 1,
         refusal: Some("port `0`".to_owned()),
     };
@@ -139,7 +140,7 @@ fn a_full_spool_blocks_the_scan_until_there_is_room() {
     spool.push(now, 1).expect("there is room");
     assert!(!spool.has_room());
     assert_eq!(spool.push(now, 2), Err(SpoolMisuse::Full(2)));
-    spool.uploaded(now, first, 1, 0);
+    spool.uploaded(now, first, 1, 0, 0);
     assert_eq!(spool.poll_output(), Some(Output::Room));
     spool.push(now, 2).expect("there is room again");
 }

@@ -452,13 +452,21 @@ impl World {
         }
     }
 
+    /// How long the server may be silent.
+    fn silence(&self) -> Duration {
+        match self.stream {
+            Stream::Opening(_) => limits::STREAM_OPENING,
+            Stream::Open(_) | Stream::None => limits::STREAM_SILENCE,
+        }
+    }
+
     fn tick(&mut self) {
         if let Some(at) = self.link.poll_timeout() {
             self.now = self.now.max(at);
         }
         let now = self.now;
         if let Stream::Open(attempt) | Stream::Opening(attempt) = self.stream
-            && self.last_message + limits::STREAM_SILENCE <= now
+            && self.last_message + self.silence() <= now
         {
             self.wanted.push(Output::CloseStream(attempt));
             self.lose_stream(Duration::ZERO, limits::RECONNECT_MOST);

@@ -156,7 +156,7 @@ impl World {
             model.batch = None;
         }
         self.spool
-            .uploaded(self.now, batch, rows - rejected, rejected);
+            .uploaded(self.now, batch, rows - rejected, rejected, 0);
     }
 
     fn later(&mut self, hint: u8, seconds: u64) {
@@ -219,7 +219,7 @@ impl World {
             }
         });
         if let Some(batch) = foreign {
-            self.spool.uploaded(self.now, batch, 9, 9);
+            self.spool.uploaded(self.now, batch, 9, 9, 0);
             let reason = String::new();
             self.spool
                 .upload_failed(self.now, batch, UploadFailure::CommandDead { reason });

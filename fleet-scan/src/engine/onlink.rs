@@ -11,6 +11,7 @@
 //! four modules are pure; [`netlink`] and [`packet`] are thin.
 
 mod arp;
+mod asker;
 mod frame;
 mod identity;
 mod link;

@@ -2,6 +2,7 @@
 //! connections with the simulator's journal.
 
 mod corpus;
+mod descriptors;
 mod drivers;
 mod examples;
 mod external;

@@ -14,6 +14,7 @@ use fleet_scan::{
 };
 use fleet_sim::{Announcement, Announcer, Capture, Lab, Namespace, Site};
 use ipnetwork::Ipv4Network;
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use crate::{found, quick, scan, scanner};
 
@@ -174,9 +175,8 @@ fn lab_names_in_local_are_asked_for_on_every_network() {
     networks.into_iter().for_each(Announcing::end);
 }
 
-/// A network that a router drops everything to: no target answers, and the kernel repeats every SYN whose socket stays
-/// open for a second.
-fn dark_scan(rate: u32, targets: u32) -> (ScanSummary, Vec<Duration>) {
+/// A node, and a router that drops everything to 10.64.0.0/16.
+fn behind_router() -> (Namespace, Namespace) {
     let node = Namespace::new().expect("a namespace");
     let router = Namespace::new().expect("a namespace");
     node.cable("router", &router, "node").expect("a cable");
@@ -185,6 +185,13 @@ fn dark_scan(rate: u32, targets: u32) -> (ScanSummary, Vec<Duration>) {
     router
         .ip("addr add 10.255.0.2/30 dev node\nroute add blackhole 10.64.0.0/16")
         .expect("routes");
+    (node, router)
+}
+
+/// A network that a router drops everything to: no target answers, and the kernel repeats every SYN whose socket stays
+/// open for a second.
+fn dark_scan(rate: u32, targets: u32) -> (ScanSummary, Vec<Duration>) {
+    let (node, _router) = behind_router();
     let capture = Capture::start(&node).expect("a capture");
     let summary = inside(&node, async move {
         let first = u32::from(Ipv4Addr::new(10, 64, 0, 0));
@@ -231,5 +238,69 @@ fn lab_no_second_has_more_syns_than_the_rate() {
             "every target was tried twice: {}",
             syns.len()
         );
+    }
+}
+
+/// Makes the node verify its neighbors within two seconds. The kernel's defaults take 50 s.
+fn verify_soon(node: &Namespace) {
+    let wrote = node.run(|| {
+        for (name, value) in [
+            ("base_reachable_time_ms", "500"),
+            ("delay_first_probe_time", "1"),
+            ("retrans_time_ms", "200"),
+        ] {
+            let file = format!("/proc/sys/net/ipv4/neigh/router/{name}");
+            std::fs::write(file, value).expect("a setting");
+        }
+    });
+    wrote.join().expect("no panic").expect("a namespace");
+}
+
+/// Scans hosts behind a router without CAP_NET_RAW, from a thread that drops it.
+fn scan_without_privilege(node: &Namespace) -> ScanSummary {
+    let scanned = node.run(|| {
+        let mut held = capabilities(None).expect("capabilities");
+        held.effective.remove(CapabilitySet::NET_RAW);
+        set_capabilities(None, held).expect("may be dropped");
+        let targets = (1..=4).map(|host| IpAddr::from([10, 64, 0, host]));
+        let job = ScanJob {
+            ports: Port::new(4028).into_iter().collect(),
+            guard: Guard::default(),
+            ..ScanJob::new(targets.collect())
+        };
+        let scanner = scanner(ScanOptions::default());
+        runtime().block_on(async move { scan(&scanner, job).await.0 })
+    });
+    scanned.join().expect("no panic").expect("a namespace")
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: run by cargo xtask test as its step lab"]
+fn lab_without_privilege_only_a_fresh_answer_of_the_router_confirms_silence() {
+    // The router may answer pings, only refuse datagrams, or answer nothing but ARP.
+    for (pings, refusals) in [(true, true), (false, true), (false, false)] {
+        let (node, router) = behind_router();
+        verify_soon(&node);
+        let group = if pings { "0 0" } else { "1 0" };
+        let set = node.run(move || std::fs::write("/proc/sys/net/ipv4/ping_group_range", group));
+        set.join()
+            .expect("no panic")
+            .expect("a namespace")
+            .expect("a setting");
+        let listening = router.run(move || {
+            (!refusals).then(|| std::net::UdpSocket::bind("0.0.0.0:9").expect("the discard port"))
+        });
+        let _listening = listening.join().expect("no panic").expect("a namespace");
+        let summary = scan_without_privilege(&node);
+        assert_eq!(summary.count(TargetOutcome::Silent), 4, "{summary:?}");
+        // It dies and keeps its link. Its entry in the node's table is seconds old.
+        router.ip("addr flush dev node").expect("no address");
+        let summary = scan_without_privilege(&node);
+        assert_eq!(summary.count(TargetOutcome::NotReached), 4, "{summary:?}");
+        let note = summary
+            .notes
+            .iter()
+            .any(|note| note.contains("router does not answer"));
+        assert!(note, "{summary:?}");
     }
 }

@@ -9,8 +9,8 @@ use fleet_core::{
     SecretHash, SecretKind, challenge, limits, registration_statement,
 };
 use fleet_store::{
-    Actor, Challenged, Halt, NewNode, NewPairResults, NewReport, NodeIdentity, OpenSessionError,
-    PairRow, Principal, ReportAnswer, ReportError, SealedCredentials,
+    Actor, Challenged, Halt, Heartbeat, NewNode, NewPairResults, NewReport, NodeIdentity,
+    OpenSessionError, PairRow, Principal, ReportAnswer, ReportError, SealedCredentials,
 };
 use fleet_wire::{
     BoxStream, Context, Message, Reply, RpcError,
@@ -187,8 +187,13 @@ impl FleetNodeGatewayService for Api {
                 Halt::Running
             }
         });
+        let problem = printable(&request.stream_problem, HALT_REASON);
+        let heartbeat = Heartbeat {
+            halt,
+            stream_problem: (!problem.is_empty()).then_some(problem),
+        };
         let _beating = call_permit(&context)?.beating().await;
-        let served = self.app.store.heartbeat(node.node, halt, now).await;
+        let served = self.app.store.heartbeat(node.node, heartbeat, now).await;
         if !served.answered()? {
             return Err(RpcError::not_found(format!(
                 "node {} is no longer enrolled",
@@ -216,14 +221,14 @@ impl FleetNodeGatewayService for Api {
         self.app.wakeups.notify(answer.scan);
         if answer.ended {
             tracing::warn!(node = %node.node, %command, "a command was ended because too many of its rows were refused");
-            // Before `forget`, after which the hub no longer knows the command.
-            self.app.hub.cancel(node.node, command);
-            self.app.hub.forget(node.node, command);
-            self.app.dispatch_queue.push(node.node);
+            self.app.end_command(node.node, command);
+            // Another server may hold the node's stream.
+            self.app.notify_node(node.node);
         }
         Ok(Reply::new(ReportDiscoveredDevicesResponse {
             accepted_count: count(answer.accepted),
             rejected_count: count(answer.rejected),
+            owned_elsewhere_count: count(answer.owned_elsewhere),
         }))
     }
 

@@ -9,7 +9,8 @@ use std::{
 };
 
 use fleet_core::{
-    DeviceFacts, DeviceReport, NodeId, OrgId, ScanId, ScanState, TargetOutcome, limits,
+    DeviceFacts, DeviceId, DeviceIdentifier, DeviceReport, NodeId, OrgId, ScanId, ScanState,
+    TargetOutcome, limits,
     outcome::{Code, Conclusion},
 };
 use fleet_discovery::{DeviceFound, Gaps, HostFound, Ledger, LogEvent, ScanEnded, Tally};
@@ -73,6 +74,10 @@ pub(super) struct Run {
     foreign: BTreeMap<NodeId, Tally>,
     /// What was left out at addresses that have an outcome.
     gaps: Gaps,
+    /// The devices that were stored, each with its address; as many as addresses.
+    seen: BTreeMap<DeviceId, IpAddr>,
+    /// The shared identifiers that a warning has named.
+    warned: BTreeSet<DeviceIdentifier>,
 }
 
 /// The reason why a scan stopped early.
@@ -129,6 +134,8 @@ impl Run {
             excluded: BTreeMap::new(),
             foreign: BTreeMap::new(),
             gaps: Gaps::default(),
+            seen: BTreeMap::new(),
+            warned: BTreeSet::new(),
         }
     }
 
@@ -317,16 +324,23 @@ impl Run {
             org: self.dialing.org,
             scan: self.dialing.run,
             rows: rows.clone(),
+            seen: self.seen.clone(),
             now: self.app.environment.now(),
         };
         let recorded = self.app.store.record_direct(sightings).await;
         let sighted = recorded.map_err(|error| Stop::Failed(error.refusal()))?;
-        for (report, sighted) in rows.into_iter().zip(sighted) {
+        for shared in &sighted.shared {
+            if self.warned.insert(shared.identifier.clone()) {
+                self.warn(shared.to_string()).await?;
+            }
+        }
+        for (report, sighted) in rows.into_iter().zip(sighted.outcomes) {
             self.ledger.reported += 1;
             match sighted {
                 DirectOutcome::Stored(row) => {
                     self.ledger.accepted += 1;
                     accepted.insert(report.endpoint.ip);
+                    self.seen.insert(row.id, report.endpoint.ip);
                     let elapsed_ms = self.elapsed_ms();
                     self.ledger.first_device_ms.get_or_insert(elapsed_ms);
                     self.emit(LogEvent::Device(found(&report, &row, elapsed_ms)))

@@ -62,10 +62,20 @@ pub(super) fn failed(error: &RpcError) -> Response<Body> {
         | Code::Internal
         | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    let mut response = json(
-        status,
-        &serde_json::json!({ "code": error.code.as_str(), "message": error.message }),
-    );
+    // The same reason as in the details of a procedure's error, in a form that needs no decoder.
+    let reason = error
+        .reason()
+        .unwrap_or_else(|| error.code.as_str().to_ascii_uppercase());
+    let mut body = serde_json::json!({
+        "code": error.code.as_str(),
+        "message": error.message,
+        "reason": reason,
+    });
+    let facts = error.facts();
+    if !facts.is_empty() {
+        body["metadata"] = serde_json::json!(facts);
+    }
+    let mut response = json(status, &body);
     if let Some(wait) = error.retry_after() {
         // Whole seconds (RFC 9110, 10.2.3), rounded up.
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);

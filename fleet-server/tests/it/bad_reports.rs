@@ -152,11 +152,12 @@ async fn servers_own(world: &World, org: OrgId, device: &DiscoveredDeviceReport)
         org,
         scan,
         rows,
+        seen: BTreeMap::new(),
         now,
     };
     let sighted = world.store.record_direct(sightings).await.expect("stored");
     world.store.give_back(org, scan).await.expect("given back");
-    match &sighted[..] {
+    match &sighted.outcomes[..] {
         [DirectOutcome::Stored(row)] => row.id,
         other => panic!("{other:?}"),
     }

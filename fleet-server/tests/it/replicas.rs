@@ -11,19 +11,20 @@ use fleet_wire::{
         CancelPairingRequest, CreateKeyRequest, KeyClient, ListNodesRequest, Node as ListedNode,
         RevokeKeyRequest, StartPairingRequest, WatchScanRequest,
     },
-    gateway::{AckCode, GoodbyeReason},
+    gateway::{AckCode, GoodbyeReason, ReportDiscoveredDevicesRequest, UploadHeartbeatRequest},
+    pairing::Credentials,
 };
 
 use crate::harness::{
     Enrolled, Node, Operator, Profile, Started, World, bearer, device, eventually, list,
-    on_both_databases, refused, soon, start,
+    on_both_databases, soon, start,
 };
 
 on_both_databases! {
     a_cancel_through_another_server_stops_the_node_and_keeps_its_results
     a_cancel_without_a_notification_reaches_the_node
     a_revocation_through_another_server_ends_the_stream
-    a_pairing_is_canceled_through_another_server_and_started_only_where_the_stream_is
+    a_pairing_is_started_and_canceled_through_another_server
     discovery_through_another_server_finds_the_node
     a_watch_at_another_server_shows_the_same_events
     a_revoked_key_ends_its_watch_at_another_server
@@ -31,6 +32,8 @@ on_both_databases! {
     a_server_that_starts_takes_no_node_of_its_predecessor_for_connected
     a_node_whose_stream_ends_is_offline_at_every_server
     a_node_that_returns_to_a_server_is_not_fenced_by_its_stream_elsewhere
+    a_flood_that_another_server_received_is_stopped_on_the_node
+    a_node_that_reaches_a_server_without_a_stream_is_listed_with_its_reason
 }
 
 /// Two servers, and a node that is connected to the first one.
@@ -127,9 +130,7 @@ async fn a_revocation_through_another_server_ends_the_stream(url: &str) {
     pair.node.end().await.expect("ends cleanly");
 }
 
-async fn a_pairing_is_canceled_through_another_server_and_started_only_where_the_stream_is(
-    url: &str,
-) {
+async fn a_pairing_is_started_and_canceled_through_another_server(url: &str) {
     let mut pair = pair(url, Profile::ours()).await;
     let targets = list(&["10.0.0.1"], &["4028"]);
     let scan = start(&pair.operator, &pair.enrolled, targets).await;
@@ -138,18 +139,21 @@ async fn a_pairing_is_canceled_through_another_server_and_started_only_where_the
     found.expect("is accepted");
     pair.node.ack(&command, AckCode::Ok).await;
     scan.is("SCAN_STATE_COMPLETED").await;
+    let credentials = Credentials {
+        username: "root".to_owned(),
+        password: Some("correct horse".to_owned()),
+    };
     let request = StartPairingRequest {
         fleet_node_id: pair.enrolled.id.0,
         device_identifiers: vec![device("10.0.0.1").device_identifier],
+        credentials: Some(credentials.clone()),
         ..StartPairingRequest::default()
     };
     let far = pair.remote.device_pairing();
-    let answer = far.start_pairing(&request, pair.remote.options()).await;
-    let error = refused(answer, Code::FailedPrecondition);
-    assert!(error.message.contains("another server"), "{error}");
-    let near = pair.operator.device_pairing();
-    let started = near.start_pairing(&request, pair.operator.options()).await;
-    let (command, _) = pair.node.pairing().await;
+    let started = far.start_pairing(&request, pair.remote.options()).await;
+    let (command, received) = pair.node.pairing().await;
+    assert_eq!(received.credentials, Some(credentials));
+    assert_eq!(received.targets.len(), 1);
     let cancel = CancelPairingRequest {
         pairing_id: started.expect("starts").pairing_id,
     };
@@ -237,6 +241,9 @@ async fn nodes_of_a_server_that_hangs_are_not_connected(url: &str) {
         !node.connected && !node.online
     };
     eventually(is_offline).await;
+    let node = listed(&pair.remote, &pair.enrolled).await;
+    let reason = &node.disconnected_reason;
+    assert!(reason.contains("stopped or hangs"), "{reason}");
     let _back = pair.enrolled.connect(&pair.far, Profile::ours()).await;
     let node = listed(&pair.remote, &pair.enrolled).await;
     assert!(node.connected && node.online, "{node:?}");
@@ -266,7 +273,65 @@ async fn a_node_whose_stream_ends_is_offline_at_every_server(url: &str) {
             !node.online && !node.connected
         };
         eventually(is_offline).await;
+        let node = listed(operator, &pair.enrolled).await;
+        assert!(!node.disconnected_reason.is_empty(), "{node:?}");
+        assert!(node.disconnected_at.is_some(), "{node:?}");
     }
+}
+
+async fn a_node_that_reaches_a_server_without_a_stream_is_listed_with_its_reason(url: &str) {
+    let mut pair = pair(url, Profile::ours()).await;
+    let connected = listed(&pair.remote, &pair.enrolled).await;
+    assert_eq!(connected.disconnected_reason, "");
+    let token = pair.node.token.clone();
+    pair.node.hang_up();
+    pair.node.end().await.expect("ends cleanly");
+    let ended = || async {
+        let node = listed(&pair.remote, &pair.enrolled).await;
+        node.disconnected_reason == "the node closed the stream"
+    };
+    eventually(ended).await;
+    let problem = "the route to the server does not carry HTTP/2";
+    let heartbeat = UploadHeartbeatRequest {
+        stream_problem: problem.to_owned(),
+        ..UploadHeartbeatRequest::default()
+    };
+    let gateway = pair.far.gateway();
+    let sent = gateway.upload_heartbeat(&heartbeat, bearer(&token)).await;
+    sent.expect("is stored");
+    let node = listed(&pair.operator, &pair.enrolled).await;
+    assert!(node.online && !node.connected, "{node:?}");
+    assert_eq!(node.disconnected_reason, problem);
+    let _back = pair.enrolled.connect(&pair.near, Profile::ours()).await;
+    let node = listed(&pair.operator, &pair.enrolled).await;
+    assert_eq!(node.disconnected_reason, "");
+}
+
+async fn a_flood_that_another_server_received_is_stopped_on_the_node(url: &str) {
+    let mut pair = pair(url, Profile::ours()).await;
+    let targets = |ip: &str| list(&[ip], &["4028"]);
+    start(&pair.operator, &pair.enrolled, targets("10.0.0.1")).await;
+    let (command, _) = pair.node.command().await;
+    let gateway = pair.far.gateway();
+    let mut refused = false;
+    for report in 0..12 {
+        let outside = |row: i32| device(&format!("10.{}.{}.{}", report + 1, row / 256, row % 256));
+        let request = ReportDiscoveredDevicesRequest {
+            devices: (0..1_024).map(outside).collect(),
+            command_id: command.clone(),
+            ..ReportDiscoveredDevicesRequest::default()
+        };
+        let sent = gateway.report_discovered_devices(&request, bearer(&pair.node.token));
+        refused = sent.await.is_err();
+        if refused {
+            break;
+        }
+    }
+    assert!(refused, "the flood is cut off");
+    assert_eq!(pair.node.cancel().await, command);
+    // The node is free again, at the server that holds its stream.
+    start(&pair.remote, &pair.enrolled, targets("10.0.0.2")).await;
+    pair.node.command().await;
 }
 
 async fn a_node_that_returns_to_a_server_is_not_fenced_by_its_stream_elsewhere(url: &str) {

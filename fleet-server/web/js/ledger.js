@@ -20,6 +20,7 @@ export function ledgerOfScan(scan) {
   const ledger = scan.ledger ?? {};
   return {
     ...ledger,
+    targets_unknown: ledger.targetsUnknown,
     not_reached: ledger.notReached,
     owned_elsewhere: ledger.ownedElsewhere,
     owned_elsewhere_reasons: ledger.ownedElsewhereReasons,
@@ -48,7 +49,7 @@ export function ledgerTable(ledger) {
         name === "owned_elsewhere" ? reasons(ledger.owned_elsewhere_reasons) : null,
         name === "skipped" ? reasons(ledger.skipped_reasons) : null,
       ])),
-      total("targets", "Targets", targets, sum === targets, sum)),
+      ledger.targets_unknown ? unknownTargets() : total("targets", "Targets", targets, sum === targets, sum)),
     h("table", { class: "ledger-table", id: "ledger-reports" },
       h("caption", {}, "Reports"),
       h("tbody", {},
@@ -65,6 +66,13 @@ function line(name, label, value, meaning) {
   return h("tr", { "data-part": name, class: int(value) ? "" : "zero" },
     h("th", { scope: "row" }, h("span", { class: `swatch swatch-${name}`, "aria-hidden": "true" }), label, h("span", { class: "meaning" }, meaning)),
     h("td", { "data-value": int(value) }, count(value)));
+}
+
+/** The total of a scan whose node chose the addresses and does not report which. */
+function unknownTargets() {
+  return h("tfoot", {}, h("tr", { "data-total": "targets" },
+    h("th", { scope: "row" }, "Targets", h("span", { class: "meaning" }, "The node chose the addresses and reports only devices.")),
+    h("td", {}, "Unknown")));
 }
 
 function total(name, label, value, holds, sum) {

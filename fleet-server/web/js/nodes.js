@@ -21,8 +21,13 @@ export function nodeStatus(node) {
   if (node.duplicateIdentity) return { word: "Duplicate identity", look: "bad", means: "Two machines use this identity. Stop one of them, or revoke the node and enroll both again." };
   if (node.connected && node.halted) return { word: "Halted", look: "wait", means: `The administrator of its site halted it${node.haltReason ? ` (${isolate(node.haltReason)})` : ""}. It refuses scans until “fleetnode resume” runs on it.` };
   if (node.connected) return { word: "Online", look: "good", means: "Connected. Scans start at once." };
-  if (node.online) return { word: "Reconnecting", look: "wait", means: "The node sends heartbeats, but has no connection for scans. They wait until it reconnects." };
-  return { word: "Offline", look: "off", means: "Not connected. Scans wait until the node reconnects." };
+  if (node.online) return { word: "Reconnecting", look: "wait", means: `The node sends heartbeats, but has no connection for scans. They wait until it reconnects.${why(node)}` };
+  return { word: "Offline", look: "off", means: `Not connected. Scans wait until the node reconnects.${why(node)}` };
+}
+
+/** Why a node is not connected, as a sentence. The text may come from the node. */
+function why(node) {
+  return node.disconnectedReason ? ` Last reason: ${isolate(node.disconnectedReason)}.` : "";
 }
 
 /** Shows a fingerprint in groups of four for comparison; it is copied without gaps. */

@@ -12,6 +12,8 @@ import { schedulesSection } from "./schedules.js";
 import { liveState, scansAhead, waitingText } from "./states.js";
 
 const PAGE = 50;
+/** The most scans beyond the first page that are read again at once. More than a node's queue holds. */
+const OPEN_SCANS = 100;
 /** A lost node must be visible within two seconds, which includes the request. */
 const POLL_MS = 1500;
 
@@ -62,6 +64,8 @@ export function scansView(root) {
     const first = rows.size === 0;
     // Oldest first, because each new scan is inserted at the top.
     for (const scan of first ? scans : [...scans].reverse()) add(scan, !first);
+    await refreshOlder(new Set(scans.map((scan) => scan.scanId)));
+    if (closed) return;
     if (first) {
       next = nextBefore;
       show(older, Boolean(next));
@@ -70,6 +74,15 @@ export function scansView(root) {
     show(empty, rows.size === 0);
     show(table.element, rows.size > 0);
     update();
+  }
+
+  /** Reads the scans again that are not on the first page and have not ended. Ended ones do not change. */
+  async function refreshOlder(onFirstPage) {
+    const open = [...rows.values()].filter((row) => !onFirstPage.has(row.scan.scanId) && !liveState(row.scan).over);
+    await Promise.all(open.slice(0, OPEN_SCANS).map(async (row) => {
+      const { scan } = await call("fleet.v1.ScanService/GetScan", { scanId: row.scan.scanId });
+      if (scan) row.scan = scan;
+    }));
   }
 
   function add(scan, onTop) {
@@ -129,7 +142,7 @@ function scanRow(table, first) {
       setText(note, why);
       show(note, Boolean(why));
       setText(cells.node, scan.nodeName || String(scan.fleetNodeId));
-      setText(cells.found, scan.ledger ? `${count(scan.ledger.identified)} / ${count(targets)}` : targets ? `… / ${count(targets)}` : "–");
+      setText(cells.found, scan.ledger ? `${count(scan.ledger.identified)} / ${scan.ledger.targetsUnknown ? "unknown" : count(targets)}` : targets ? `… / ${count(targets)}` : "–");
       setTime(started, scan.createdAt);
       setText(cells.took, scan.ledger ? duration(scan.ledger.elapsedMs) : date(scan.startedAt) ? duration(progress.elapsedMs) : "–");
     },

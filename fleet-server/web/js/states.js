@@ -27,7 +27,7 @@ export function stateOf(state) {
 export function outcomeOf(ledger) {
   const state = stateName(ledger.state ?? ledger.outcome);
   const found = plural(ledger.identified, "device");
-  const within = `${found} identified in ${plural(ledger.targets, "target")}, ${duration(ledger.elapsed_ms)}`;
+  const within = `${found} identified in ${ledger.targets_unknown ? "an unknown number of targets" : plural(ledger.targets, "target")}, ${duration(ledger.elapsed_ms)}`;
   const kept = int(ledger.identified) ? `. The ${found} found before that ${int(ledger.identified) === 1 ? "is" : "are"} kept.` : ".";
   const headline = {
     completed: `Completed: ${within}.`,

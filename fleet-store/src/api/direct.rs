@@ -5,11 +5,14 @@
 //! for one direct scan. During the release, no transaction attributes an endpoint at that address to a node.
 //! See [`Direct`].
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use async_trait::async_trait;
-use fleet_core::{DeviceIdentifier, DeviceReport, NodeId, OrgId, ScanId, Timestamp};
-use fleet_pairing::DirectRefusal;
+use fleet_core::{DeviceId, DeviceIdentifier, DeviceReport, NodeId, OrgId, ScanId, Timestamp};
+use fleet_pairing::{DirectRefusal, SharedIdentity};
 
 use crate::{DeviceRow, StoreError};
 
@@ -70,8 +73,19 @@ pub struct NewSightings {
     pub scan: ScanId,
     /// The found devices, in order.
     pub rows: Vec<DeviceReport>,
+    /// The devices that this scan has stored before, each with the address where it was seen.
+    pub seen: BTreeMap<DeviceId, IpAddr>,
     /// The current time.
     pub now: Timestamp,
+}
+
+/// The result of storing devices that the server found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sighted {
+    /// One outcome for each row, in order.
+    pub outcomes: Vec<DirectOutcome>,
+    /// The MACs and serials that identify no device, because two of them show each.
+    pub shared: Vec<SharedIdentity>,
 }
 
 /// The outcome for a device that the server found.
@@ -104,11 +118,8 @@ pub trait Direct: Send + Sync {
     async fn release_for_dialing(&self, request: DialRequest) -> Result<Released, ReleaseError>;
 
     /// Stores the devices found at addresses that are released for the scan: new records, and updates of
-    /// unattributed records. Returns one outcome for each row, in order.
-    async fn record_direct(
-        &self,
-        sightings: NewSightings,
-    ) -> Result<Vec<DirectOutcome>, StoreError>;
+    /// unattributed records.
+    async fn record_direct(&self, sightings: NewSightings) -> Result<Sighted, StoreError>;
 
     /// Lists the live devices that currently have one of these identifiers.
     async fn devices_named(

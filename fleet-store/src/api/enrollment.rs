@@ -286,6 +286,10 @@ pub struct NodeRow {
     pub invitation: Option<PendingEnrollmentId>,
     /// Its newest control stream; `None` before its first one.
     pub stream: Option<LastStream>,
+    /// Why that stream ended; `None` while it is open, and if its server did not store the end.
+    pub stream_end: Option<String>,
+    /// Why the node has no control stream, as its heartbeats state.
+    pub stream_problem: Option<String>,
     /// Its last Hello; `None` before its first stream.
     pub hello: Option<Hello>,
     /// Why the administrator of its site has halted it; may be empty. `None` while it is not halted.

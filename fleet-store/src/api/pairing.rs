@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr};
 use async_trait::async_trait;
 use fleet_core::{
     CommandId, DeviceFacts, DeviceId, DeviceIdentifier, Endpoint, Epoch, NodeId, OperatorId, OrgId,
-    PairRejectReason, PairResult, PairingId, PairingStatus, Timestamp, outcome::Code,
+    PairRejectReason, PairResult, PairingId, PairingStatus, ReplicaId, Timestamp, outcome::Code,
 };
 use fleet_pairing::{BindRefusal, Binding};
 
@@ -138,8 +138,44 @@ pub struct NewPairing {
     pub operator: OperatorId,
     /// The targets of each command. No part is empty, and no device is in two parts.
     pub parts: Vec<Vec<PairTarget>>,
+    /// The credentials for the server that holds the node's stream; `None` if that is the caller.
+    pub forwarded: Option<ForwardedCredentials>,
     /// The current time.
     pub now: Timestamp,
+}
+
+/// Credentials for another server, sealed to a key that only its process has. They are never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ForwardedCredentials {
+    /// The server that can open them.
+    pub replica: ReplicaId,
+    /// The sealed message.
+    pub sealed: Vec<u8>,
+}
+
+impl fmt::Debug for ForwardedCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ForwardedCredentials({:?})", self.replica)
+    }
+}
+
+/// A pairing that another server forwarded. The taker has its only copy of the credentials.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ForwardedPairing {
+    /// The pairing.
+    pub pairing: PairingId,
+    /// Its node.
+    pub node: NodeId,
+    /// The number of its parts, none of which was issued yet.
+    pub parts: usize,
+    /// The sealed message.
+    pub sealed: Vec<u8>,
+}
+
+impl fmt::Debug for ForwardedPairing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ForwardedPairing({})", self.pairing)
+    }
 }
 
 /// Why a pairing could not be stored.
@@ -354,12 +390,19 @@ pub trait Pairing: Send + Sync {
         selection: PairSelection,
     ) -> Result<PairTargets, StoreError>;
 
-    /// Stores a pairing and its targets, without credentials. The node runs nothing else until the pairing
+    /// Stores a pairing and its targets, without credentials that the database could read. The node runs nothing else until the pairing
     /// ends. The server must renew the lease within [`limits::PAIRING_LEASE`].
     ///
     /// [`limits::PAIRING_LEASE`]: fleet_core::limits::PAIRING_LEASE
     async fn create_pairing(&self, new: NewPairing, actor: Actor)
     -> Result<(), CreatePairingError>;
+
+    /// Removes and returns the pairings that were forwarded to a server, and renews their leases.
+    async fn take_forwarded(
+        &self,
+        replica: ReplicaId,
+        now: Timestamp,
+    ) -> Result<Vec<ForwardedPairing>, StoreError>;
 
     /// Issues the next part under a command id, if the epoch is current and nothing is in flight. A part is
     /// issued only once. Extends the lease. Without an epoch the node has no stream, and a pairing with nothing

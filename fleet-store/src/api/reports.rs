@@ -41,6 +41,8 @@ pub struct ReportAnswer {
     pub accepted: u64,
     /// The number of rows refused, now or before.
     pub rejected: u64,
+    /// The number of those whose device belongs to another owner.
+    pub owned_elsewhere: u64,
     /// The scan, whose watchers must be notified.
     pub scan: ScanId,
     /// Whether this report ended the command, because too many of its rows were refused.

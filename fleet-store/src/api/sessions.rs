@@ -58,6 +58,15 @@ pub struct NodeIdentity {
     pub expires_at: Timestamp,
 }
 
+/// The statements of a heartbeat.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Whether the node is halted; `None` from an upstream node, which does not state it.
+    pub halt: Option<Halt>,
+    /// Why the node has no control stream, escaped; `None` if it has one or does not know.
+    pub stream_problem: Option<String>,
+}
+
 /// Whether the administrator of a node's site has halted it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Halt {
@@ -110,11 +119,11 @@ pub trait Sessions: Send + Sync {
     /// opened it while a rotated session is live.
     async fn has_live_session(&self, node: NodeId, now: Timestamp) -> Result<bool, StoreError>;
 
-    /// Sets `last_seen_at` of a node, and stores whether it is halted if the heartbeat says so. Returns whether the node is confirmed.
+    /// Sets `last_seen_at` of a node, and stores what the heartbeat states. Returns whether the node is confirmed.
     async fn heartbeat(
         &self,
         node: NodeId,
-        halt: Option<Halt>,
+        heartbeat: Heartbeat,
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 

@@ -84,11 +84,12 @@ pub trait Streams: Send + Sync {
     /// node is shown as a duplicate until no claim was refused for the duration of a hold.
     async fn claim_stream(&self, claim: StreamClaim) -> Result<ClaimedStream, ClaimError>;
 
-    /// Releases the stream of this epoch, unless a newer one was claimed.
+    /// Releases the stream of this epoch, unless a newer one was claimed. The reason is shown to operators.
     async fn release_stream(
         &self,
         node: NodeId,
         epoch: Epoch,
+        reason: String,
         now: Timestamp,
     ) -> Result<(), StoreError>;
 

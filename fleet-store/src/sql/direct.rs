@@ -13,7 +13,7 @@ use super::{
     inserts,
 };
 use crate::{
-    DeviceRow, DialRequest, Direct, DirectOutcome, Exclusion, NewSightings, ReleaseError, Released,
+    DeviceRow, DialRequest, Direct, Exclusion, NewSightings, ReleaseError, Released, Sighted,
     sql::prelude::*,
 };
 
@@ -74,10 +74,7 @@ impl Direct for SqlStore {
         })
     }
 
-    async fn record_direct(
-        &self,
-        sightings: NewSightings,
-    ) -> Result<Vec<DirectOutcome>, StoreError> {
+    async fn record_direct(&self, sightings: NewSightings) -> Result<Sighted, StoreError> {
         transaction!(self, "record_direct", |tx| {
             Ok(sightings::record(tx, &sightings).await?)
         })

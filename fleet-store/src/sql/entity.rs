@@ -49,7 +49,9 @@ pub(crate) use nodes::{
 pub(crate) use operators::{
     audit, browser_session, operator, operator_key, operator_password, operator_source, org,
 };
-pub(crate) use pairings::{device_credential, device_pairing, pairing, pairing_target};
+pub(crate) use pairings::{
+    device_credential, device_pairing, forwarded_pairing, pairing, pairing_target,
+};
 pub(crate) use scans::{
     chunk, command, report, report_refusal, report_row, scan, scan_event, scan_host, scan_request,
     sweep,

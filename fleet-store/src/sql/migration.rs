@@ -10,7 +10,7 @@ use sea_orm::{ConnectionTrait, DbBackend};
 use sea_orm_migration::prelude::*;
 
 /// All steps in order.
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     Step {
         name: "m0001_first_schema",
         sql: include_str!("migration/m0001_first_schema.sql"),
@@ -40,8 +40,12 @@ const STEPS: [Step; 8] = [
         sql: include_str!("migration/m0007_key_fetches.sql"),
     },
     Step {
-        name: "m0008_boundary",
-        sql: include_str!("migration/m0008_boundary.sql"),
+        name: "m0008_between_servers",
+        sql: include_str!("migration/m0008_between_servers.sql"),
+    },
+    Step {
+        name: "m0009_boundary",
+        sql: include_str!("migration/m0009_boundary.sql"),
     },
 ];
 

@@ -163,9 +163,9 @@ pub(crate) async fn rows(
             replica: ReplicaId(stream.replica.0),
             ended_at: stream.released_at.map(|at| at.0),
         };
-        (stream.node_id, last)
+        (stream.node_id, (last, stream.end_reason))
     };
-    let streams: BTreeMap<i64, LastStream> = streams
+    let mut streams: BTreeMap<i64, (LastStream, Option<String>)> = streams
         .all(db)
         .await?
         .into_iter()
@@ -205,6 +205,10 @@ pub(crate) async fn rows(
     nodes
         .into_iter()
         .map(|node| {
+            let (stream, stream_end) = match streams.remove(&node.id) {
+                Some((stream, end)) => (Some(stream), end),
+                None => (None, None),
+            };
             Ok(NodeRow {
                 key_fetch: fetches.get(&node.id).copied(),
                 id: NodeId(node.id),
@@ -218,7 +222,9 @@ pub(crate) async fn rows(
                 created_at: node.created_at.0,
                 last_seen_at: node.last_seen_at.map(|at| at.0),
                 invitation: waiting.get(&node.id).copied().map(PendingEnrollmentId),
-                stream: streams.get(&node.id).copied(),
+                stream,
+                stream_end,
+                stream_problem: node.stream_problem,
                 hello: node.hello.as_deref().map(codec::read_hello).transpose()?,
                 halt_reason: node.halt_reason,
                 duplicate_identity: node.duplicate_identity,

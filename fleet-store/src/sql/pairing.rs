@@ -2,17 +2,18 @@
 //! the lock for all of it, as for scans. Then come the rows of the pairing and of the command, whose order does
 //! not matter under that lock, and the devices.
 //!
-//! `bindings.rs` records which node a device is bound to, `ends.rs` how a pairing ends, `results.rs` what
-//! nodes report, and `targets.rs` which devices a node can pair.
+//! `bindings.rs` records which node a device is bound to, `ends.rs` how a pairing ends, `forwarded.rs` how it
+//! reaches another server, `results.rs` what nodes report, and `targets.rs` which devices a node can pair.
 
 pub(in crate::sql) mod bindings;
 pub(crate) mod ends;
+mod forwarded;
 mod results;
 mod targets;
 
 pub(crate) use bindings::{forget_pairing, hand_over, release_all_of};
 use ends::{canceled, finish, save};
-use fleet_core::{DeviceFacts, enrollment::NodeState, outcome::Code};
+use fleet_core::{DeviceFacts, ReplicaId, enrollment::NodeState, outcome::Code};
 
 use super::{
     audit, codec,
@@ -22,9 +23,9 @@ use super::{
     streams::current_epoch,
 };
 use crate::{
-    CancelPairingError, CreatePairingError, NewPairResults, NewPairing, PairPage, PairResultRow,
-    PairResultsAnswer, PairSelection, PairTarget, PairTargets, Pairing, PairingRow, PairingStep,
-    ReportError, sql::prelude::*,
+    CancelPairingError, CreatePairingError, ForwardedPairing, NewPairResults, NewPairing, PairPage,
+    PairResultRow, PairResultsAnswer, PairSelection, PairTarget, PairTargets, Pairing, PairingRow,
+    PairingStep, ReportError, sql::prelude::*,
 };
 
 #[async_trait]
@@ -78,9 +79,33 @@ impl Pairing for SqlStore {
                 .collect();
             let subject = format!("{} devices on node {} ({})", rows.len(), new.node, new.id);
             inserts::all(tx, rows).await?;
+            if let Some(forwarded) = &new.forwarded {
+                forwarded::store(tx, new.id, forwarded).await?;
+            }
             audit::done(tx, new.org, &actor, "pairing.start", subject, new.now).await?;
             Ok(())
         })
+    }
+
+    async fn take_forwarded(
+        &self,
+        replica: ReplicaId,
+        now: Timestamp,
+    ) -> Result<Vec<ForwardedPairing>, StoreError> {
+        let operation = "take_forwarded";
+        let waiting = forwarded::waiting(self.reader(), replica).await;
+        let mut taken = Vec::new();
+        for id in waiting.during(operation)? {
+            let one: Result<Option<ForwardedPairing>, StoreError> =
+                transaction!(self, operation, |tx| {
+                    let Some(mut row) = lock_with_node(tx, id).await?.filter(is_open) else {
+                        return Ok(None);
+                    };
+                    Ok(forwarded::take(tx, &mut row, now).await?)
+                });
+            taken.extend(commands::skip_unreadable(&id, one)?);
+        }
+        Ok(taken)
     }
 
     async fn issue_pairing(

@@ -42,39 +42,65 @@ pub(super) async fn page(
     if let Some(reporter) = reporter {
         query = query.filter(C::NodeId.eq(reporter.0));
     }
-    let rows = query
+    let ids: Vec<i64> = query
         .order_by_asc(C::Id)
         .limit(u64::from(limit))
+        .select_only()
+        .column(C::Id)
+        .into_tuple()
         .all(db)
         .await?;
-    // From all rows, because a page without refused rows can have successors too.
-    let next = rows
-        .last()
-        .filter(|_| rows.len() >= limit as usize)
-        .map(|row| row.id);
     let mut page = Page {
         refused: Vec::new(),
         resolved: Vec::new(),
-        next,
+        // From all rows, because a page without refused rows can have successors too.
+        next: ids.last().copied().filter(|_| ids.len() >= limit as usize),
     };
-    if rows.is_empty() {
-        return Ok(page);
+    match judge(db, &ids, &mut page).await {
+        // One row, or the record of its device, cannot be read. It must not hide the others.
+        Err(DbErr::Type(_)) => {
+            for id in ids {
+                match judge(db, &[id], &mut page).await {
+                    Err(DbErr::Type(error)) => {
+                        tracing::error!(id, error, "a refused device cannot be read");
+                    }
+                    other => other?,
+                }
+            }
+        }
+        other => other?,
     }
+    Ok(page)
+}
+
+/// Adds rows to a page. After an error, the page is unchanged.
+async fn judge(db: &impl ConnectionTrait, ids: &[i64], page: &mut Page) -> Result<(), DbErr> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let rows = refused_device::Entity::find()
+        .filter(refused_device::Column::Id.is_in(ids.iter().copied()))
+        .order_by_asc(refused_device::Column::Id)
+        .all(db)
+        .await?;
     let devices = in_the_way(db, &rows).await?;
     let reporters = living_reporters(db, &rows).await?;
+    let (mut refused, mut resolved) = (Vec::new(), Vec::new());
     for row in rows {
         let device = devices.get(&DeviceId(row.device_id));
         let (Some(device), Some(reporter)) = (device, reporters.get(&row.node_id)) else {
-            page.resolved.push(row.id);
+            resolved.push(row.id);
             continue;
         };
         // Judged when it is shown, so no other operation has to maintain this list (decision 0008).
         match device.writable_by(*reporter, endpoint(&row)?) {
-            Err(reason) => page.refused.push(shown(row, device, reason)?),
-            Ok(()) => page.resolved.push(row.id),
+            Err(reason) => refused.push(shown(row, device, reason)?),
+            Ok(()) => resolved.push(row.id),
         }
     }
-    Ok(page)
+    page.refused.extend(refused);
+    page.resolved.extend(resolved);
+    Ok(())
 }
 
 impl Page {

@@ -22,7 +22,7 @@ use super::{
     entity::{command, node, node_stream, pairing, replica, scan},
     nodes,
 };
-use crate::{Notification, Orders, Replicas, sql::prelude::*};
+use crate::{ENDED_FOR, Notification, Orders, Replicas, sql::prelude::*};
 
 /// The channel of NOTIFY.
 const CHANNEL: &str = "fleet";
@@ -46,7 +46,7 @@ pub(crate) enum Coordination {
 
 #[derive(Debug, Default)]
 pub(crate) struct Local {
-    heartbeats: BTreeMap<ReplicaId, i64>,
+    heartbeats: BTreeMap<ReplicaId, (i64, [u8; 32])>,
     subscribers: Vec<mpsc::Sender<Notification>>,
 }
 
@@ -84,13 +84,15 @@ impl Replicas for SqlStore {
     async fn count_heartbeat(
         &self,
         id: ReplicaId,
+        key: [u8; 32],
         now: Timestamp,
     ) -> Result<Vec<(ReplicaId, i64)>, StoreError> {
         let database = match self.coordination() {
             Coordination::Local(state) => {
                 let mut state = local(state);
-                *state.heartbeats.entry(id).or_default() += 1;
-                return Ok(state.heartbeats.iter().map(|(id, n)| (*id, *n)).collect());
+                state.heartbeats.entry(id).or_insert((0, key)).0 += 1;
+                let count = |(id, (n, _)): (&ReplicaId, &(i64, [u8; 32]))| (*id, *n);
+                return Ok(state.heartbeats.iter().map(count).collect());
             }
             Coordination::Postgres(database) => database,
         };
@@ -99,11 +101,12 @@ impl Replicas for SqlStore {
                 id: Set(Bytes16(id.0)),
                 heartbeats: Set(1),
                 seen_at: Set(Micros(now)),
+                encryption_key: Set(Some(Bytes32(key))),
             };
             let heartbeats = Expr::col((replica::Entity, replica::Column::Heartbeats));
             let again = OnConflict::column(replica::Column::Id)
                 .value(replica::Column::Heartbeats, ExprTrait::add(heartbeats, 1))
-                .update_column(replica::Column::SeenAt)
+                .update_columns([replica::Column::SeenAt, replica::Column::EncryptionKey])
                 .to_owned();
             replica::Entity::insert(row)
                 .on_conflict(again)
@@ -120,7 +123,16 @@ impl Replicas for SqlStore {
         Ok(counts.into_iter().map(count).collect())
     }
 
-    async fn orders(&self, replica: ReplicaId) -> Result<Orders, StoreError> {
+    async fn replica_key(&self, id: ReplicaId) -> Result<Option<[u8; 32]>, StoreError> {
+        if let Coordination::Local(state) = self.coordination() {
+            return Ok(local(state).heartbeats.get(&id).map(|(_, key)| *key));
+        }
+        let row = replica::Entity::find_by_id(Bytes16(id.0)).one(self.reader());
+        let row = row.await.during("replica_key")?;
+        Ok(row.and_then(|row| row.encryption_key).map(|key| key.0))
+    }
+
+    async fn orders(&self, replica: ReplicaId, now: Timestamp) -> Result<Orders, StoreError> {
         let held = || {
             node_stream::Entity::find()
                 .select_only()
@@ -150,10 +162,21 @@ impl Replicas for SqlStore {
                 .into_tuple::<(i64, AsText<CommandId>)>()
                 .all(self.reader())
                 .await?;
+            let flooded = command::Entity::find()
+                // As in the index.
+                .filter(Expr::col((command::Entity, command::Column::Flooded)))
+                .filter(command::Column::EndedAt.gte(Micros(now.minus(ENDED_FOR))))
+                .filter(command::Column::NodeId.in_subquery(held()))
+                .select_only()
+                .columns([command::Column::NodeId, command::Column::Id])
+                .into_tuple::<(i64, AsText<CommandId>)>()
+                .all(self.reader())
+                .await?;
             let command = |(node, AsText(command))| (NodeId(node), command);
             Ok(Orders {
                 canceled: canceled.into_iter().map(command).collect(),
                 revoked: revoked.into_iter().map(NodeId).collect(),
+                ended: flooded.into_iter().map(command).collect(),
             })
         };
         orders.await.during("orders")

@@ -143,6 +143,7 @@ impl Reports for SqlStore {
             let answer = ReportAnswer {
                 accepted: outcome.accepted,
                 rejected: outcome.rejected,
+                owned_elsewhere: outcome.owned_elsewhere,
                 scan: id,
                 ended: command.flooded,
             };
@@ -232,6 +233,7 @@ async fn answered_before(
         Ok(ReportAnswer {
             accepted: read_count(before.accepted)?,
             rejected: read_count(before.rejected)?,
+            owned_elsewhere: read_count(before.owned_elsewhere)?,
             scan,
             ended: false,
         })
@@ -249,6 +251,7 @@ async fn remember(
         digest: Set(Bytes32(new.digest)),
         accepted: Set(count(answer.accepted)),
         rejected: Set(count(answer.rejected)),
+        owned_elsewhere: Set(count(answer.owned_elsewhere)),
         at: Set(Micros(new.now)),
     };
     report::Entity::insert(row)
@@ -313,6 +316,8 @@ struct Outcome {
     accepted: u64,
     /// Rows refused now or before, for the answer.
     rejected: u64,
+    /// Those of them that belong to another owner.
+    owned_elsewhere: u64,
     /// Accepted rows that no earlier command of the scan reported.
     counted_accepted: u64,
     stored: Vec<StoredRow>,
@@ -357,6 +362,7 @@ impl Outcome {
                 example,
             } => {
                 self.rejected += 1;
+                self.owned_elsewhere += u64::from(reason.is_ownership());
                 self.refusals
                     .add(reason, example, known.refused_earlier(&report, reason));
                 self.stored.push(StoredRow {

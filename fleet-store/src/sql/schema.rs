@@ -41,7 +41,7 @@ impl SqlStore {
             device device_alias device_sighting identity_change refused_device node_endpoint binding
             direct_lease
             schedule schedule_run key_fetch
-            device_pairing device_credential pairing pairing_target
+            device_pairing device_credential pairing pairing_target forwarded_pairing
         );
         Ok(differences)
     }

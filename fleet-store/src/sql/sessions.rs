@@ -8,7 +8,8 @@ use super::{
     nodes,
 };
 use crate::{
-    BeginError, Challenged, Halt, NodeIdentity, OpenSessionError, Sessions, sql::prelude::*,
+    BeginError, Challenged, Halt, Heartbeat, NodeIdentity, OpenSessionError, Sessions,
+    sql::prelude::*,
 };
 
 #[async_trait]
@@ -162,13 +163,14 @@ impl Sessions for SqlStore {
     async fn heartbeat(
         &self,
         node: NodeId,
-        halt: Option<Halt>,
+        heartbeat: Heartbeat,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         transaction!(self, "heartbeat", |tx| {
             let seen = node::ActiveModel {
                 last_seen_at: Set(Some(Micros(now))),
-                halt_reason: match halt.clone() {
+                stream_problem: Set(heartbeat.stream_problem.clone()),
+                halt_reason: match heartbeat.halt.clone() {
                     Some(Halt::Halted(reason)) => Set(Some(reason)),
                     Some(Halt::Running) => Set(None),
                     None => NotSet,

@@ -53,6 +53,7 @@ impl Streams for SqlStore {
             let seen = node::ActiveModel {
                 last_seen_at: Set(Some(Micros(claim.now))),
                 hello: Set(Some(hello)),
+                stream_problem: Set(None),
                 ..Default::default()
             };
             node::Entity::update_many()
@@ -132,6 +133,7 @@ impl Streams for SqlStore {
         &self,
         node: NodeId,
         epoch: Epoch,
+        reason: String,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         transaction!(self, "release_stream", |tx| {
@@ -141,6 +143,7 @@ impl Streams for SqlStore {
             let ended = seen.map_or(now, |seen| seen.0.max(now));
             node_stream::Entity::update_many()
                 .col_expr(node_stream::Column::ReleasedAt, Micros(ended).into())
+                .col_expr(node_stream::Column::EndReason, reason.clone().into())
                 .filter(node_stream::Column::NodeId.eq(node.0))
                 // An old stream that ends late must not release its successor's claim.
                 .filter(node_stream::Column::Epoch.eq(epoch.0))
@@ -253,6 +256,7 @@ async fn next_epoch(
         claimed_at: Set(Micros(claim.now)),
         released_at: Set(None),
         takeovers: Set(takeovers),
+        end_reason: Set(None),
     };
     use node_stream::Column as C;
     let newest = OnConflict::column(C::NodeId)
@@ -264,6 +268,7 @@ async fn next_epoch(
             C::ClaimedAt,
             C::ReleasedAt,
             C::Takeovers,
+            C::EndReason,
         ])
         .to_owned();
     node_stream::Entity::insert(stream)

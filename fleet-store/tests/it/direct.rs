@@ -2,6 +2,7 @@
 //! and the reports of nodes.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     sync::{
         Arc,
@@ -28,6 +29,7 @@ contract! {
     one_scan_of_an_organization_dials_at_a_time
     devices_found_by_the_server_are_unattributed_and_not_claimable
     devices_found_again_by_the_server_keep_their_record
+    one_default_mac_at_two_addresses_is_two_devices_of_the_server_too
     two_devices_at_one_endpoint_are_never_merged
     a_nodes_device_that_the_server_meets_elsewhere_is_left_alone_and_never_met_again
     only_released_addresses_are_recorded
@@ -96,9 +98,11 @@ impl Site {
             org: self.org,
             scan,
             rows,
+            seen: BTreeMap::new(),
             now: at(now),
         };
-        self.store.record_direct(sightings).await.expect("recorded")
+        let recorded = self.store.record_direct(sightings).await;
+        recorded.expect("recorded").outcomes
     }
 
     /// Stores devices that the server finds in its own scan.
@@ -354,6 +358,38 @@ async fn devices_found_again_by_the_server_keep_their_record(site: Site) {
         Some("10.0.0.9:80")
     );
     assert_eq!(site.devices().await, std::slice::from_ref(second));
+}
+
+async fn one_default_mac_at_two_addresses_is_two_devices_of_the_server_too(site: Site) {
+    let addresses = ["10.0.0.7", "10.0.0.8", "10.0.0.9"];
+    for (n, order) in [(1, [0, 1, 2]), (2, [2, 1, 0])] {
+        site.release(run(n), &addresses).await;
+        let mut seen = BTreeMap::new();
+        let mut shared = Vec::new();
+        // Each in a batch of its own, as they are found.
+        for at_address in order {
+            let sightings = NewSightings {
+                org: site.org,
+                scan: run(n),
+                rows: found([with_mac(addresses[at_address], &mac(1))]),
+                seen: seen.clone(),
+                now: at(41),
+            };
+            let sighted = site.store.record_direct(sightings).await.expect("recorded");
+            let row = stored(&sighted.outcomes[0]);
+            seen.insert(row.id, row.endpoint.expect("an endpoint").ip);
+            shared.extend(sighted.shared);
+        }
+        site.give_back(run(n)).await;
+        let devices = site.devices().await;
+        assert_eq!(devices.len(), 3, "scan {n}: {devices:?}");
+        let strong = devices.iter().filter(|row| row.identifier.is_strong());
+        let holders: Vec<_> = strong
+            .map(|row| row.endpoint.expect("an endpoint").ip.to_string())
+            .collect();
+        assert_eq!(holders, [addresses[0]], "scan {n}: the first keeps it");
+        assert_eq!(shared.len(), 2, "scan {n}: {shared:?}");
+    }
 }
 
 async fn two_devices_at_one_endpoint_are_never_merged(site: Site) {

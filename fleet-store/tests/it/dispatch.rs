@@ -275,7 +275,7 @@ async fn one_command_is_in_flight_a_node(site: Site) {
         "another node's permit is its own"
     );
     site.store
-        .release_stream(south.id, south.epoch, at(21))
+        .release_stream(south.id, south.epoch, "ended".to_owned(), at(21))
         .await
         .expect("released");
     assert_eq!(site.issue(south).await, None, "no stream");
@@ -362,7 +362,7 @@ async fn nodes_with_work_are_those_that_could_start(site: Site) {
         "the other's permit is taken"
     );
     site.store
-        .release_stream(north.id, north.epoch, at(20))
+        .release_stream(north.id, north.epoch, "ended".to_owned(), at(20))
         .await
         .expect("released");
     assert_eq!(with_work(&site, 20).await, []);

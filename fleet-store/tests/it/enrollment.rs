@@ -322,7 +322,7 @@ async fn revoking_voids_everything_of_the_node(site: Site) {
     assert!(
         !site
             .store
-            .heartbeat(node.id, None, at(7))
+            .heartbeat(node.id, Heartbeat::default(), at(7))
             .await
             .expect("read")
     );

@@ -5,7 +5,7 @@ use fleet_core::{DeviceId, IdentityChangeId, NodeId, RawDeviceReport, limits, ou
 use fleet_store::*;
 use sea_orm::ConnectionTrait;
 
-use crate::site::{Node, Row, Site, at, blank, plain, row, with_mac};
+use crate::site::{Node, Row, Site, at, blank, mac, plain, row, with_mac};
 
 contract! {
     a_changed_name_says_why_and_is_taken_back
@@ -20,6 +20,7 @@ contract! {
     endpoints_stay_stored_after_changes_of_their_records
     a_conflict_with_another_record_is_shown_until_it_is_resolved
     refused_devices_of_a_node_are_bounded
+    an_unreadable_refused_device_hides_no_other
     evidence_of_a_former_name_is_kept
 }
 
@@ -567,6 +568,26 @@ async fn refused_devices_of_a_node_are_bounded(site: Site) {
         .expect("swept");
     let after = site.number("SELECT count(*) FROM refused_device").await;
     assert_eq!(after, most as i64 - 1_000, "a sweep takes a part");
+}
+
+async fn an_unreadable_refused_device_hides_no_other(site: Site) {
+    let (north, south) = (site.node("north").await, site.node("south").await);
+    let rows = || (7..10).map(|n| with_mac(&format!("10.0.0.{n}"), &mac(n)));
+    scan(&site, north, rows().collect()).await;
+    scan(&site, south, rows().collect()).await;
+    assert_eq!(refusals(&site).await.len(), 3);
+    for sql in [
+        "UPDATE refused_device SET identifier = 'unreadable' WHERE ip = '10.0.0.7'",
+        "UPDATE device SET mac = 'unreadable' WHERE ip = '10.0.0.8'",
+    ] {
+        site.raw().await.execute_unprepared(sql).await.expect(sql);
+    }
+    assert_eq!(refusals(&site).await.len(), 1);
+    // The sweep comes past both, and forgets the third.
+    let late = at(60 + limits::REFUSED_DEVICE_KEPT.as_secs() * 2);
+    let swept = site.store.sweep_refused_devices(0, late).await;
+    assert_eq!(swept.expect("swept"), None);
+    assert_eq!(site.number("SELECT count(*) FROM refused_device").await, 2);
 }
 
 async fn evidence_of_a_former_name_is_kept(site: Site) {

@@ -75,7 +75,7 @@ async fn a_database_that_stays_locked_is_unavailable(site: Site) {
         .await
         .expect("connected");
     let blocking = block(&site, node).await;
-    let beat = store.heartbeat(node.id, None, at(77)).await;
+    let beat = store.heartbeat(node.id, Heartbeat::default(), at(77)).await;
     assert!(
         matches!(
             beat,
@@ -89,7 +89,7 @@ async fn a_database_that_stays_locked_is_unavailable(site: Site) {
     blocking.rollback().await.expect("rolled back");
     assert!(
         store
-            .heartbeat(node.id, None, at(78))
+            .heartbeat(node.id, Heartbeat::default(), at(78))
             .await
             .expect("served")
     );
@@ -100,7 +100,8 @@ async fn a_busy_database_is_waited_for(site: Site) {
     let node = site.node("north").await;
     let blocking = block(&site, node).await;
     let store = site.store.clone();
-    let beating = tokio::spawn(async move { store.heartbeat(node.id, None, at(77)).await });
+    let beating =
+        tokio::spawn(async move { store.heartbeat(node.id, Heartbeat::default(), at(77)).await });
     // Reads succeed in the meantime.
     let row = site.store.node(site.org, node.id).await.expect("read");
     assert_eq!(row.expect("there").last_seen_at, Some(at(3)));

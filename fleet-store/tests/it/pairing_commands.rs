@@ -3,7 +3,7 @@
 
 use fleet_core::{
     CommandId, DeviceId, PairOutcome, PairRejectReason, PairResult, PairingId, PairingStatus,
-    RawPairResult,
+    RawPairResult, ReplicaId,
     limits::{COMMAND_DEADLINE, PAIRING_LEASE},
     outcome::{AckCode, Code},
 };
@@ -37,6 +37,8 @@ contract! {
     another_tenant_sees_nothing_of_it
     results_race_unpairing_and_revocation
     a_replacement_pairs_the_devices_of_a_lost_node_again
+    a_forwarded_pairing_is_taken_once_and_only_by_its_server
+    a_forwarded_pairing_that_ends_leaves_no_credentials
 }
 
 impl Site {
@@ -75,6 +77,15 @@ impl Site {
         node: Node,
         parts: Vec<Vec<PairTarget>>,
     ) -> Result<PairingId, CreatePairingError> {
+        self.create_forwarded(node, parts, None).await
+    }
+
+    async fn create_forwarded(
+        &self,
+        node: Node,
+        parts: Vec<Vec<PairTarget>>,
+        forwarded: Option<ForwardedCredentials>,
+    ) -> Result<PairingId, CreatePairingError> {
         let id = PairingId::new(at(unique()), [5; 10]);
         let new = NewPairing {
             id,
@@ -82,6 +93,7 @@ impl Site {
             node: node.id,
             operator: self.operator,
             parts,
+            forwarded,
             now: at(100),
         };
         self.store.create_pairing(new, self.actor()).await?;
@@ -811,4 +823,65 @@ async fn a_replacement_pairs_the_devices_of_a_lost_node_again(site: Site) {
     let again = site.pairing_of(device).await;
     assert_eq!(again.binding, Binding::Node(heir.id));
     assert!(again.has_credentials);
+}
+
+/// A pairing of two devices, in two parts, that waits for another server.
+async fn forwarded(site: &Site, node: Node, holder: ReplicaId) -> PairingId {
+    let devices = site.several(node, 2).await;
+    let mut parts = Vec::new();
+    for device in devices {
+        parts.push(vec![site.target(node, device).await]);
+    }
+    let credentials = ForwardedCredentials {
+        replica: holder,
+        sealed: vec![9; 80],
+    };
+    let created = site.create_forwarded(node, parts, Some(credentials)).await;
+    created.expect("created")
+}
+
+async fn taken(site: &Site, server: ReplicaId, seconds: u64) -> Vec<ForwardedPairing> {
+    let taken = site.store.take_forwarded(server, at(seconds)).await;
+    taken.expect("read")
+}
+
+async fn a_forwarded_pairing_is_taken_once_and_only_by_its_server(site: Site) {
+    let north = site.node("north").await;
+    let [holder, other] = [ReplicaId([1; 16]), ReplicaId([2; 16])];
+    let pairing = forwarded(&site, north, holder).await;
+    assert_eq!(taken(&site, other, 110).await, []);
+    let expected = ForwardedPairing {
+        pairing,
+        node: north.id,
+        parts: 2,
+        sealed: vec![9; 80],
+    };
+    assert_eq!(taken(&site, holder, 120).await, [expected]);
+    assert_eq!(taken(&site, holder, 121).await, []);
+    // The lease counts from the moment at which it was taken.
+    let lease = PAIRING_LEASE.as_secs();
+    site.store
+        .sweep_pairings(at(100 + lease + 1))
+        .await
+        .expect("swept");
+    let (_, step) = site.step(north, pairing).await;
+    assert!(matches!(step, PairingStep::Issued { .. }), "{step:?}");
+}
+
+async fn a_forwarded_pairing_that_ends_leaves_no_credentials(site: Site) {
+    let north = site.node("north").await;
+    let holder = ReplicaId([1; 16]);
+    let canceled = forwarded(&site, north, holder).await;
+    site.store
+        .cancel_pairing(site.org, canceled, site.actor(), at(101))
+        .await
+        .expect("canceled");
+    assert_eq!(taken(&site, holder, 102).await, []);
+    forwarded(&site, north, holder).await;
+    let lease = PAIRING_LEASE.as_secs();
+    site.store
+        .sweep_pairings(at(100 + lease))
+        .await
+        .expect("swept");
+    assert_eq!(taken(&site, holder, 103).await, []);
 }

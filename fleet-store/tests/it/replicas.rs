@@ -22,7 +22,10 @@ contract! {
 async fn heartbeats_of_every_server_are_counted(site: Site) {
     let [one, two] = [ReplicaId([1; 16]), ReplicaId([2; 16])];
     let count = async |replica, seconds| {
-        let counted = site.store.count_heartbeat(replica, at(seconds)).await;
+        let counted = site
+            .store
+            .count_heartbeat(replica, [3; 32], at(seconds))
+            .await;
         let mut counts = counted.expect("counted");
         counts.sort_unstable();
         counts
@@ -59,7 +62,7 @@ async fn coordination_needs_no_connection_of_the_requests(site: Site) {
     let mut notified = store.notifications().await.expect("subscribed");
     // The only connection of the requests is taken while the subscription holds its own.
     let held = store.list_nodes(site.org);
-    let heartbeat = store.count_heartbeat(ReplicaId([1; 16]), at(1));
+    let heartbeat = store.count_heartbeat(ReplicaId([1; 16]), [3; 32], at(1));
     let (held, heartbeat) = tokio::join!(held, heartbeat);
     assert_eq!(held.expect("read"), []);
     assert_eq!(heartbeat.expect("counted").len(), 1);
@@ -71,7 +74,7 @@ async fn coordination_needs_no_connection_of_the_requests(site: Site) {
 }
 
 async fn orders_of(site: &Site, replica: ReplicaId) -> Orders {
-    site.store.orders(replica).await.expect("read")
+    site.store.orders(replica, at(60)).await.expect("read")
 }
 
 /// The server that holds the streams of the fixture's nodes.
@@ -91,7 +94,7 @@ async fn a_canceled_command_is_an_order_until_it_ends(site: Site) {
         .expect("canceled");
     let expected = Orders {
         canceled: vec![(node.id, issued.command)],
-        revoked: Vec::new(),
+        ..Orders::default()
     };
     for _ in 0..2 {
         assert_eq!(orders_of(&site, holder()).await, expected);
@@ -123,7 +126,7 @@ async fn a_revoked_node_is_an_order_until_its_stream_ends(site: Site) {
         assert_eq!(orders_of(&site, holder()).await.revoked, [node.id]);
     }
     site.store
-        .release_stream(node.id, node.epoch, at(41))
+        .release_stream(node.id, node.epoch, "ended".to_owned(), at(41))
         .await
         .expect("released");
     assert_eq!(orders_of(&site, holder()).await, Orders::default());

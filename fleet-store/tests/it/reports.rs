@@ -58,6 +58,7 @@ async fn an_accepted_device_and_its_event_are_stored_together(site: Site) {
         ReportAnswer {
             accepted: 1,
             rejected: 0,
+            owned_elsewhere: 0,
             scan: command.scan,
             ended: false
         }

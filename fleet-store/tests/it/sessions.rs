@@ -226,14 +226,14 @@ async fn heartbeats_move_last_seen(site: Site) {
     let waiting = site.pending("south").await.node;
     assert!(
         site.store
-            .heartbeat(node, None, at(77))
+            .heartbeat(node, Heartbeat::default(), at(77))
             .await
             .expect("written")
     );
     assert!(
         !site
             .store
-            .heartbeat(waiting, None, at(77))
+            .heartbeat(waiting, Heartbeat::default(), at(77))
             .await
             .expect("written"),
         "not confirmed"
@@ -241,7 +241,7 @@ async fn heartbeats_move_last_seen(site: Site) {
     assert!(
         !site
             .store
-            .heartbeat(NodeId(9_999), None, at(77))
+            .heartbeat(NodeId(9_999), Heartbeat::default(), at(77))
             .await
             .expect("written")
     );

@@ -29,7 +29,7 @@ async fn an_epoch_only_grows_and_one_is_current(site: Site) {
     for n in 0..5 {
         if n % 2 == 0 {
             site.store
-                .release_stream(node.id, node.epoch, at(4))
+                .release_stream(node.id, node.epoch, "ended".to_owned(), at(4))
                 .await
                 .expect("released");
         }
@@ -65,7 +65,7 @@ async fn a_stale_release_changes_nothing(site: Site) {
     let old = node.epoch;
     site.reconnect(&mut node, &[], at(5)).await;
     site.store
-        .release_stream(node.id, old, at(6))
+        .release_stream(node.id, old, "ended".to_owned(), at(6))
         .await
         .expect("ignored");
     assert!(
@@ -84,7 +84,7 @@ async fn a_stale_release_changes_nothing(site: Site) {
             .stream_ended()
     );
     site.store
-        .release_stream(node.id, node.epoch, at(7))
+        .release_stream(node.id, node.epoch, "ended".to_owned(), at(7))
         .await
         .expect("released");
     assert!(
@@ -284,7 +284,7 @@ async fn an_older_stream_has_no_effect(site: Site) {
     assert_eq!(site.look(command.scan).await.state, ScanState::Running);
     // Messages received before a stream ended count unless a newer stream was claimed.
     site.store
-        .release_stream(node.id, node.epoch, at(27))
+        .release_stream(node.id, node.epoch, "ended".to_owned(), at(27))
         .await
         .expect("released");
     assert_eq!(
@@ -363,7 +363,7 @@ async fn two_machines_with_one_identity_are_found_out_over_all_servers(site: Sit
     // Every server rejects the other machine, even after the current one has disconnected. The current machine may
     // reconnect.
     site.store
-        .release_stream(node, epoch, at(14))
+        .release_stream(node, epoch, "ended".to_owned(), at(14))
         .await
         .expect("released");
     for server in [1, 2, 3] {

@@ -146,6 +146,7 @@ impl FleetNodeGatewayService for Scripted {
         Ok(ReportDiscoveredDevicesResponse {
             accepted_count: request.devices.len() as i64,
             rejected_count: 0,
+            owned_elsewhere_count: 0,
         }
         .into())
     }

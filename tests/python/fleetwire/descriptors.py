@@ -86,7 +86,7 @@ WIRE = {
             request 1 challenge bytes; 2 signature bytes
             response 1 session_token string; 2 expires_at T
         rpc UploadHeartbeat
-            request 1 sent_at T; 100 halted optional bool; 101 halt_reason string
+            request 1 sent_at T; 100 halted optional bool; 101 halt_reason string; 102 stream_problem string
             response 1 received_at T
         rpc ReportDiscoveredDevices
             request 1 devices repeated DiscoveredDeviceReport; 2 command_id string

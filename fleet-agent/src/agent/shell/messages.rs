@@ -65,6 +65,7 @@ impl Shell {
             attempt,
             hello,
             self.events_tx.clone(),
+            now(),
         ));
     }
 
@@ -147,8 +148,9 @@ impl Shell {
 
     fn on_accepted(&mut self, now: Instant, attempt: Attempt, accepted: &ControlAccepted) {
         let capabilities = Capabilities::parse(accepted.capabilities.iter().map(String::as_str));
-        let current = self.stream.as_ref();
-        if current.is_some_and(|stream| stream.attempt == attempt) {
+        let current = self.stream.as_mut();
+        if let Some(stream) = current.filter(|stream| stream.attempt == attempt) {
+            stream.answered();
             self.server = capabilities;
             self.clock.update(now, accepted.server_time.as_ref());
         }
@@ -180,8 +182,15 @@ impl Shell {
             CallResult::Heartbeat(Err(failure)) => self.link.heartbeat_done(now, Err(failure)),
             CallResult::Upload {
                 batch,
-                result: Ok(UploadCounts { accepted, rejected }),
-            } => self.spool.uploaded(now, batch, accepted, rejected),
+                result:
+                    Ok(UploadCounts {
+                        accepted,
+                        rejected,
+                        owned_elsewhere,
+                    }),
+            } => self
+                .spool
+                .uploaded(now, batch, accepted, rejected, owned_elsewhere),
             CallResult::Upload {
                 batch,
                 result: Err(failure),

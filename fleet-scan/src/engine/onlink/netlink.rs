@@ -426,7 +426,7 @@ fn entry(message: &NeighbourMessage) -> Option<Entry> {
         NeighbourState::Permanent | NeighbourState::Noarp => State::Fixed,
         _ => State::Failed,
     };
-    let (mut ip, mut mac, mut age) = (None, None, Duration::ZERO);
+    let (mut ip, mut mac, mut age, mut confirmed) = (None, None, Duration::ZERO, Duration::MAX);
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
@@ -438,7 +438,11 @@ fn entry(message: &NeighbourMessage) -> Option<Entry> {
             NeighbourAttribute::LinkLayerAddress(octets) => {
                 mac = <[u8; 6]>::try_from(octets.as_slice()).ok().map(Mac::new);
             }
-            NeighbourAttribute::CacheInfo(info) => age = TICK.saturating_mul(info.updated),
+            NeighbourAttribute::CacheInfo(info) => {
+                age = TICK.saturating_mul(info.updated);
+                // Rounded up, because an answer must not count as newer than it is.
+                confirmed = TICK.saturating_mul(info.confirmed.saturating_add(1));
+            }
             _ => {}
         }
     }
@@ -447,6 +451,7 @@ fn entry(message: &NeighbourMessage) -> Option<Entry> {
         state,
         mac,
         age,
+        confirmed,
     })
 }
 

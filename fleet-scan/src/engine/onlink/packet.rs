@@ -23,7 +23,7 @@ const ARP: i32 = 0x0806_u16.to_be() as i32;
 const ETHERNET: u16 = 1;
 
 /// The discard port (RFC 863). A host ignores the datagram or answers "no such port".
-const DISCARD: u16 = 9;
+pub(super) const DISCARD: u16 = 9;
 
 /// Receive buffer: a whole network can answer at once, and each packet counts as about 1 KiB.
 const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;

@@ -15,6 +15,13 @@ const TRIES: u8 = 3;
 /// How long a canary may take for an answer.
 const WAIT: Duration = Duration::from_millis(300);
 
+/// How long the kernel may take to verify a router that answers nothing but ARP. It trusts an entry for up to 45 s, waits
+/// 5 s more, and then asks three times in 3 s.
+const VERIFY: Duration = Duration::from_secs(55);
+
+/// The interval of requests while the kernel verifies a router.
+const VERIFY_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The state of an interface in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Link {
@@ -57,7 +64,15 @@ pub(super) struct Path {
     link: Option<Link>,
     last_down: Option<Instant>,
     last_answer: Option<Instant>,
-    asked: Option<(Instant, u8)>,
+    asked: Option<Asked>,
+}
+
+/// Requests to the canary since its last answer.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    first: Instant,
+    last: Instant,
+    tries: u8,
 }
 
 impl Path {
@@ -92,10 +107,16 @@ impl Path {
         name.unwrap_or_else(|| format!("interface {}", self.interface))
     }
 
-    /// Something on the path answered.
-    pub(super) fn answered(&mut self, now: Instant) {
-        self.last_answer = Some(now);
-        self.asked = None;
+    /// Something on the path answered at this time. An answer that is not news changes nothing.
+    pub(super) fn answered(&mut self, at: Instant) {
+        if self.last_answer.is_some_and(|last| at <= last) {
+            return;
+        }
+        self.last_answer = Some(at);
+        // An older answer does not answer the requests since.
+        if self.asked.is_some_and(|asked| asked.first <= at) {
+            self.asked = None;
+        }
     }
 
     /// Judges the silence of a host since the last packet to it.
@@ -110,24 +131,37 @@ impl Path {
         }
     }
 
-    /// Decides what to do for the silence that is held.
-    pub(super) fn canary(&mut self, now: Instant) -> Canary {
-        match self.asked {
-            None => Canary::Ask,
-            Some((asked, _)) if now < asked + WAIT => Canary::Wait(asked + WAIT),
-            Some((_, tries)) if tries < TRIES => Canary::Ask,
-            Some(_) => {
-                // The router may recover, so the next silence asks it again.
-                self.asked = None;
-                Canary::Silent
-            }
+    /// Decides what to do for the silence that is held. A router that the kernel may still verify is asked for longer.
+    pub(super) fn canary(&mut self, now: Instant, unverified: bool) -> Canary {
+        let Some(Asked { first, last, tries }) = self.asked else {
+            return Canary::Ask;
+        };
+        let interval = if tries <= TRIES {
+            WAIT
+        } else {
+            VERIFY_INTERVAL
+        };
+        if now < last + interval {
+            Canary::Wait(last + interval)
+        } else if tries < TRIES || (unverified && now < first + VERIFY) {
+            Canary::Ask
+        } else {
+            // The router may recover, so the next silence asks it again.
+            self.asked = None;
+            Canary::Silent
         }
     }
 
     /// Reports that the canary was asked.
     pub(super) fn asked(&mut self, now: Instant) {
-        let tries = self.asked.map_or(0, |(_, tries)| tries);
-        self.asked = Some((now, tries + 1));
+        let (first, tries) = self
+            .asked
+            .map_or((now, 0), |asked| (asked.first, asked.tries));
+        self.asked = Some(Asked {
+            first,
+            last: now,
+            tries: tries.saturating_add(1),
+        });
     }
 }
 
@@ -189,12 +223,53 @@ mod tests {
         let mut now = Instant::now();
         let mut path = path(true);
         for _ in 0..TRIES {
-            assert_eq!(path.canary(now), Canary::Ask);
+            assert_eq!(path.canary(now, false), Canary::Ask);
             path.asked(now);
-            assert_eq!(path.canary(now), Canary::Wait(now + WAIT));
+            assert_eq!(path.canary(now, false), Canary::Wait(now + WAIT));
             now += WAIT;
         }
-        assert_eq!(path.canary(now), Canary::Silent);
-        assert_eq!(path.canary(now), Canary::Ask, "the next silence asks again");
+        assert_eq!(path.canary(now, false), Canary::Silent);
+        assert_eq!(
+            path.canary(now, false),
+            Canary::Ask,
+            "the next silence asks again"
+        );
+    }
+
+    #[test]
+    fn a_router_that_the_kernel_may_verify_is_asked_for_longer_but_not_for_ever() {
+        let start = Instant::now();
+        let (mut now, mut requests) = (start, 0);
+        let mut path = path(true);
+        loop {
+            match path.canary(now, true) {
+                Canary::Ask => {
+                    requests += 1;
+                    path.asked(now);
+                }
+                Canary::Wait(until) => now = until,
+                Canary::Silent => break,
+            }
+        }
+        let took = now - start;
+        assert!(
+            took >= VERIFY && took <= VERIFY + VERIFY_INTERVAL,
+            "{took:?}"
+        );
+        assert!((50..=60).contains(&requests), "{requests} requests");
+    }
+
+    #[test]
+    fn an_old_answer_neither_verifies_a_path_nor_ends_the_requests() {
+        let start = Instant::now();
+        let sent = start + SECOND;
+        let mut path = path(true);
+        path.asked(sent);
+        path.answered(start);
+        assert_eq!(path.judge(sent), Silence::Held);
+        assert_eq!(path.canary(sent, false), Canary::Wait(sent + WAIT));
+        path.answered(sent);
+        path.answered(start);
+        assert_eq!(path.judge(sent), Silence::Claimed);
     }
 }

@@ -12,6 +12,8 @@ pub(super) struct Entry {
     pub(super) mac: Option<Mac>,
     /// Time since its state last changed.
     pub(super) age: Duration,
+    /// Time since it was last heard of.
+    pub(super) confirmed: Duration,
 }
 
 /// The state of a neighbor.

@@ -8,12 +8,11 @@ use std::{
 };
 
 use super::{
-    frame::{self, Sender},
+    asker::{Asker, Sign},
     link::Links,
-    netlink::{Family, Kernel},
-    packet::{self, ArpSocket, BoundInterface},
+    netlink::Kernel,
+    packet::{self, ArpSocket},
     path::{Canary, Path, Silence},
-    table::State,
 };
 use crate::engine::targets::Targets;
 
@@ -41,15 +40,6 @@ struct Watched<T> {
     path: Path,
     held: VecDeque<(T, Instant)>,
     canary: Asker,
-}
-
-/// How a canary is asked.
-#[derive(Debug)]
-enum Asker {
-    /// By ARP requests.
-    Arp(ArpSocket, BoundInterface),
-    /// By the kernel, whose neighbor table has the result.
-    Kernel,
 }
 
 impl<T> PathWatch<T> {
@@ -93,7 +83,9 @@ impl<T> PathWatch<T> {
             let canary = bound
                 .zip(router.filter(IpAddr::is_ipv4))
                 .and_then(|(bound, _)| Some((ArpSocket::open(bound).ok()?, bound.clone())))
-                .map_or(Asker::Kernel, |(socket, bound)| Asker::Arp(socket, bound));
+                .map_or_else(Asker::unprivileged, |(socket, bound)| {
+                    Asker::Arp(socket, bound)
+                });
             watch.paths.push(Watched {
                 path: Path::new(interface, router),
                 held: VecDeque::new(),
@@ -153,15 +145,21 @@ impl<T> PathWatch<T> {
             if watched.held.is_empty() {
                 return None;
             }
-            if watched.has_answer(kernel) {
-                watched.path.answered(now);
+            let sign = watched.sign(kernel, now);
+            if let Sign::Answered(at) = sign {
+                watched.path.answered(at);
             }
             watched.release(decided);
             if watched.held.is_empty() {
                 return None;
             }
-            match watched.path.canary(now) {
-                Canary::Wait(until) => Some(until.min(now + ANSWER_INTERVAL)),
+            let interval = match sign {
+                Sign::None => ANSWER_INTERVAL,
+                Sign::Answered(_) | Sign::Unverified => READ_INTERVAL,
+            };
+            // An answer that is older than the silence leaves the router unverified.
+            match watched.path.canary(now, sign != Sign::None) {
+                Canary::Wait(until) => Some(until.min(now + interval)),
                 Canary::Ask => {
                     watched.path.asked(now);
                     watched.ask();
@@ -209,42 +207,17 @@ impl<T> Watched<T> {
         }
     }
 
-    fn ask(&self) {
-        let (Asker::Arp(socket, bound), Some(IpAddr::V4(router))) =
-            (&self.canary, self.path.router)
-        else {
-            if let Some(router) = self.path.router {
-                packet::poke(router);
-            }
-            return;
-        };
-        if let (Some(mac), Some(address)) =
-            (bound.interface.mac, bound.interface.address_for(router))
-        {
-            // A lost request is repeated.
-            let _ = socket.send(&frame::request(Sender { mac, address }, router));
+    fn ask(&mut self) {
+        if let Some(router) = self.path.router {
+            self.canary.ask(router);
         }
     }
 
-    fn has_answer(&self, kernel: &mut Kernel) -> bool {
+    fn sign(&mut self, kernel: &mut Kernel, now: Instant) -> Sign {
         let Some(router) = self.path.router else {
-            return true;
+            return Sign::Answered(now);
         };
-        match &self.canary {
-            Asker::Arp(socket, _) => {
-                let mut buffer = [0; 128];
-                let mut answered = false;
-                while let Some(frame) = socket.receive(&mut buffer) {
-                    answered |= frame::reply(frame).is_some_and(|(ip, _)| ip == router);
-                }
-                answered
-            }
-            Asker::Kernel => kernel.view(Family::of(router)).is_ok_and(|view| {
-                let mut entries = view.entries.iter();
-                let entry = entries.find(|entry| entry.ip == router);
-                entry.is_some_and(|entry| matches!(entry.state, State::Answered | State::Fixed))
-            }),
-        }
+        self.canary.sign(router, kernel, now)
     }
 
     fn link_down(&self) -> Failure {

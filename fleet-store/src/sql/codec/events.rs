@@ -64,6 +64,8 @@ pub(crate) fn read_tallies(text: &str) -> Result<Vec<Tally>, DbErr> {
 #[derive(Serialize, Deserialize)]
 struct StoredLedger {
     targets: u64,
+    #[serde(default)]
+    targets_unknown: bool,
     identified: u64,
     #[serde(default)]
     owned_elsewhere: u64,
@@ -88,6 +90,7 @@ impl From<&Ledger> for StoredLedger {
     fn from(ledger: &Ledger) -> Self {
         let Ledger {
             targets,
+            targets_unknown,
             identified,
             owned_elsewhere,
             unidentified,
@@ -107,6 +110,7 @@ impl From<&Ledger> for StoredLedger {
         } = ledger;
         Self {
             targets: *targets,
+            targets_unknown: *targets_unknown,
             identified: *identified,
             owned_elsewhere: *owned_elsewhere,
             unidentified: *unidentified,
@@ -135,6 +139,7 @@ impl From<StoredLedger> for Ledger {
         let tallies = |stored: Vec<StoredTally>| stored.into_iter().map(Tally::from).collect();
         Self {
             targets: stored.targets,
+            targets_unknown: stored.targets_unknown,
             identified: stored.identified,
             owned_elsewhere: stored.owned_elsewhere,
             unidentified: stored.unidentified,

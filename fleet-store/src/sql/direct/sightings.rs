@@ -7,10 +7,12 @@ use std::{
 };
 
 use fleet_core::DeviceReport;
-use fleet_pairing::{Binding, DirectDecision, DirectRefusal, KnownDevice, SERVER, Sightings};
+use fleet_pairing::{
+    Binding, DirectDecision, DirectRefusal, KnownDevice, SERVER, SharedIdentity, Sightings,
+};
 
 use crate::{
-    DirectOutcome, NewSightings,
+    DirectOutcome, NewSightings, Sighted,
     sql::{
         devices, endpoints,
         entity::{binding, device, device_alias, direct_lease},
@@ -19,10 +21,7 @@ use crate::{
     },
 };
 
-pub(super) async fn record(
-    tx: &DatabaseTransaction,
-    new: &NewSightings,
-) -> Result<Vec<DirectOutcome>, DbErr> {
+pub(super) async fn record(tx: &DatabaseTransaction, new: &NewSightings) -> Result<Sighted, DbErr> {
     let released = released(tx, new).await?;
     let mut records = Records::load(tx, new).await?;
     let mut outcomes = Vec::with_capacity(new.rows.len());
@@ -34,6 +33,7 @@ pub(super) async fn record(
         });
     }
     let ids = records.save(tx).await?;
+    let shared = records.shared.clone();
     let refused = new
         .rows
         .iter()
@@ -49,7 +49,7 @@ pub(super) async fn record(
     let refused: Vec<(Endpoint, NodeId)> = refused.collect();
     let names = endpoints::names(tx, refused.iter().map(|(_, node)| *node).collect()).await?;
     endpoints::record(tx, new.org, refused.into_iter(), new.now).await?;
-    outcomes
+    let outcomes = outcomes
         .into_iter()
         .map(|outcome| {
             Ok(match outcome {
@@ -64,7 +64,8 @@ pub(super) async fn record(
                 }
             })
         })
-        .collect()
+        .collect::<Result<_, DbErr>>()?;
+    Ok(Sighted { outcomes, shared })
 }
 
 /// The addresses that are currently released for this scan.
@@ -93,6 +94,8 @@ struct Records {
     rules: Sightings,
     models: BTreeMap<DeviceId, device::Model>,
     changed: BTreeSet<DeviceId>,
+    /// Identifiers that do not count.
+    shared: Vec<SharedIdentity>,
 }
 
 impl Records {
@@ -152,6 +155,8 @@ impl Records {
                         Some(None) => Binding::Server,
                         Some(Some(node)) => Binding::Node(NodeId(*node)),
                     },
+                    shared: model.shared,
+                    seen_at: new.seen.get(&DeviceId(model.id)).copied(),
                 })
             })
             .collect::<Result<_, DbErr>>()?;
@@ -162,17 +167,29 @@ impl Records {
                 .map(|model| (DeviceId(model.id), model))
                 .collect(),
             changed: BTreeSet::new(),
+            shared: Vec::new(),
         })
     }
 
     fn decide(&mut self, new: &NewSightings, report: &DeviceReport) -> RowOutcome {
-        let (device, losers) = match self.rules.decide(report) {
+        let known = self.shared.len();
+        let decision = self.rules.decide(report, &mut self.shared);
+        for shared in self.shared.get(known..).unwrap_or_default() {
+            if let Some(model) = self.models.get_mut(&shared.record)
+                && model.node_id.is_none()
+            {
+                model.shared = true;
+                self.changed.insert(shared.record);
+            }
+        }
+        let (device, losers) = match decision {
             DirectDecision::Refuse(refusal) => return RowOutcome::Refused(refusal),
             DirectDecision::Create {
+                identifier,
                 device,
                 endpoint_taken_from,
             } => {
-                self.models.insert(device, blank(new, report));
+                self.models.insert(device, blank(new, identifier));
                 (device, endpoint_taken_from)
             }
             DirectDecision::Update {
@@ -221,7 +238,7 @@ impl Records {
                 first_seen: Set(model.first_seen),
                 deleted_at: Set(None),
                 kept_apart: Set(None),
-                shared: Set(false),
+                shared: Set(model.shared),
                 claimed_from_node_id: Set(None),
                 ..mutable(model)
             })
@@ -254,17 +271,14 @@ impl Records {
 
 /// Every identity under which a found device may be stored already.
 fn identities(report: &DeviceReport) -> impl Iterator<Item = DeviceIdentifier> {
-    let serial = report.facts.serial.clone().map(DeviceIdentifier::Serial);
-    [Some(report.identifier(SERVER)), serial]
-        .into_iter()
-        .flatten()
+    report.identifiers(SERVER)
 }
 
-fn blank(new: &NewSightings, report: &DeviceReport) -> device::Model {
+fn blank(new: &NewSightings, identifier: DeviceIdentifier) -> device::Model {
     device::Model {
         id: 0,
         org_id: new.org.0,
-        identifier: AsText(report.identifier(SERVER)),
+        identifier: AsText(identifier),
         node_id: None,
         ip: None,
         port: None,
@@ -310,6 +324,7 @@ fn mutable(model: &device::Model) -> device::ActiveModel {
         serial: Set(model.serial),
         evidence: Set(model.evidence),
         last_seen: Set(model.last_seen),
+        shared: Set(model.shared),
         ..Default::default()
     }
 }

@@ -53,6 +53,7 @@ impl Enrollment for SqlStore {
                 duplicate_identity: Set(false),
                 hello: Set(None),
                 halt_reason: Set(None),
+                stream_problem: Set(None),
                 replaces_node_id: Set(code.replaces_node_id),
             };
             let created = created.insert(tx).await?;

@@ -46,6 +46,8 @@ entity! {
         pub hello: Option<String>,
         /// Set while the node is halted; may be empty.
         pub halt_reason: Option<String>,
+        /// Why it has no control stream although it reaches a server.
+        pub stream_problem: Option<String>,
         /// The revoked node that it replaces.
         pub replaces_node_id: Option<i64>,
     }
@@ -111,6 +113,8 @@ entity! {
         pub claimed_at: Micros,
         pub released_at: Option<Micros>,
         pub takeovers: Option<String>,
+        /// Why it ended; missing while it is open, and after a server that did not store its end.
+        pub end_reason: Option<String>,
     }
 }
 
@@ -121,6 +125,8 @@ entity! {
         pub id: Bytes16,
         pub heartbeats: i64,
         pub seen_at: Micros,
+        /// The key that other servers seal to; servers of older versions have none.
+        pub encryption_key: Option<Bytes32>,
     }
 }
 

@@ -43,6 +43,16 @@ entity! {
 }
 
 entity! {
+    /// A pairing for the server that holds the node's stream. Only that server can open the credentials.
+    forwarded_pairing "forwarded_pairing" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub pairing_id: AsText<PairingId>,
+        pub replica: Bytes16,
+        pub sealed: Vec<u8>,
+    }
+}
+
+entity! {
     pairing_target "pairing_target" {
         #[sea_orm(primary_key, auto_increment = false)]
         pub pairing_id: AsText<PairingId>,

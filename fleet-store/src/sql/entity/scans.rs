@@ -104,6 +104,7 @@ entity! {
         pub digest: Bytes32,
         pub accepted: i64,
         pub rejected: i64,
+        pub owned_elsewhere: i64,
         pub at: Micros,
     }
 }

@@ -8,8 +8,8 @@ use sea_orm_migration::{MigrationTrait, MigratorTrait};
 use super::{Migrator, STEPS, Step};
 use crate::{SqlStore, StoreOptions};
 
-/// Rows that fit each schema, oldest first. A migration must keep them all. `KEY` stands for 32 bytes.
-const ROWS: [&[&str]; 8] = [
+/// Rows that fit each schema, oldest first. A migration must keep them all. `KEY` stands for 32 bytes, `ID` for 16.
+const ROWS: [&[&str]; 9] = [
     &[
         "INSERT INTO org (id, name, created_at) VALUES (1, 'acme', 1)",
         "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (1, 1, 'ann@acme.test', 'admin', 1)",
@@ -23,6 +23,7 @@ const ROWS: [&[&str]; 8] = [
         "INSERT INTO binding (device_id, org_id, node_id, created_at) VALUES (1, 1, 1, 2)",
         "INSERT INTO pairing (id, org_id, node_id, operator_id, parts, created_at, lease_until, ended_at, code, reason, last_sequence) VALUES ('p1', 1, 1, 1, 1, 1, 2, 3, 'ok', '', 1)",
         "INSERT INTO command (id, org_id, node_id, pairing_id, position, epoch, state, issued_at, deadline, ended_at, rows, refused_rows, flooded) VALUES ('c1', 1, 1, 'p1', 0, 1, 'acked', 1, 2, 3, 0, 0, FALSE)",
+        "INSERT INTO node_stream (node_id, epoch, replica, session_id, claimed_at) VALUES (1, 1, ID, 1, 1)",
         "INSERT INTO audit (id, org_id, principal, action, subject, count, at) VALUES (1, 1, 'system', 'code.expire', 'code 1', 1, 1)",
     ],
     &[
@@ -44,6 +45,7 @@ const ROWS: [&[&str]; 8] = [
         "INSERT INTO device (id, org_id, identifier, node_id, scheme, driver, model, manufacturer, firmware, serial, evidence, first_seen, last_seen) VALUES (9, 1, 'mac:02:00:5E:00:00:09', 1, 'http', 'antminer', 'S19', '', '', '', '', 1, 2)",
     ],
     &["INSERT INTO key_fetch (node_id, sequence) VALUES (1, 1)"],
+    &["INSERT INTO forwarded_pairing (pairing_id, replica, sealed) VALUES ('p1', ID, KEY)"],
     &[
         "INSERT INTO org (id, name, created_at) VALUES (2, 'other', 1)",
         "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (2, 2, 'ann@acme.test', 'admin', 1)",
@@ -92,13 +94,18 @@ async fn on_both<F: Future<Output = ()>>(name: &str, test: impl Fn(SqlStore) -> 
 }
 
 async fn populate(store: &SqlStore, rows: &[&str]) {
-    let bytes = if store.is_sqlite() {
-        format!("x'{}'", "00".repeat(32))
-    } else {
-        format!("'\\x{}'", "00".repeat(32))
+    let zeros = |count| {
+        let digits = "00".repeat(count);
+        if store.is_sqlite() {
+            format!("x'{digits}'")
+        } else {
+            format!("'\\x{digits}'")
+        }
     };
     for sql in rows {
-        let sql = sql.replace("KEY", &bytes);
+        let sql = sql
+            .replace("KEY", &zeros(32))
+            .replace(" ID,", &format!(" {},", zeros(16)));
         store.writer().execute_unprepared(&sql).await.expect(&sql);
     }
 }
@@ -117,6 +124,7 @@ async fn rows(store: &SqlStore) -> i64 {
         "device_alias",
         "node_endpoint",
         "binding",
+        "node_stream",
         "pairing",
         "command",
         "audit",

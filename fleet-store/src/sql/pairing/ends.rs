@@ -9,7 +9,7 @@ use fleet_pairing::{PairReply, decide_result};
 
 use super::{
     bindings::{lock_devices, pairings, write_status},
-    issued_parts, lock,
+    forwarded, issued_parts, lock,
 };
 use crate::sql::{
     commands,
@@ -111,6 +111,7 @@ pub(super) async fn finish(
         }
     }
     publish(tx, row, rest).await?;
+    forwarded::remove(tx, row.id.0).await?;
     row.ended_at = Some(Micros(now));
     row.code = Some(code.as_str().to_owned());
     row.reason = reason;

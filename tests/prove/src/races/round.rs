@@ -394,9 +394,10 @@ async fn serve(site: &Site, devices: &[Device], began: Instant) -> Result<Vec<Se
         org: site.org,
         scan,
         rows,
+        seen: BTreeMap::new(),
         now: now(),
     };
-    let sighted = site.store.record_direct(sightings).await?;
+    let sighted = site.store.record_direct(sightings).await?.outcomes;
     let since = |asked| Interval {
         asked,
         answered: began.elapsed(),

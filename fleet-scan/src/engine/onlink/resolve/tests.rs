@@ -92,6 +92,7 @@ impl Kernel {
             state: State::Answered,
             mac: Some(mac(0)),
             age: Duration::ZERO,
+            confirmed: Duration::ZERO,
         };
         let mut entries = vec![other; self.others];
         entries.extend(self.entries.iter().map(|(ip, (since, mac))| Entry {
@@ -99,6 +100,7 @@ impl Kernel {
             state: self.state(*since, *mac),
             mac: *mac,
             age: self.now - *since,
+            confirmed: self.now - *since,
         }));
         View {
             entries,
@@ -246,6 +248,7 @@ fn an_entry_that_one_view_misses_is_not_gone() {
             state,
             mac: (state == State::Answered).then(|| mac(7)),
             age: Duration::ZERO,
+            confirmed: Duration::ZERO,
         }],
         ..View::default()
     };
