@@ -333,8 +333,9 @@ async fn a_key_made_with_a_key_ends_with_it() {
         .await
         .expect("is made");
     for expires_in in [None, minutes(90)] {
-        let made = client.create_key(&create("made", expires_in), bearer(&maker.key));
-        let made = made.await.expect("is made");
+        let request = create("made", expires_in);
+        let made = client.create_key(&request, bearer(&maker.key)).await;
+        let made = made.expect("is made");
         assert_eq!(made.expires_at, maker.expires_at, "{expires_in:?}");
     }
     let made = client
