@@ -475,9 +475,14 @@ impl Authenticate for Gate {
     type Principal = ();
 
     async fn authenticate(&self, call: Call<'_>) -> Result<Admission<()>, RpcError> {
-        if ["Register", "BeginAuthHandshake", "CompleteAuthHandshake"]
-            .iter()
-            .any(|public| call.path().ends_with(public))
+        if [
+            "Register",
+            "BeginAuthHandshake",
+            "CompleteAuthHandshake",
+            "FetchNodeKey",
+        ]
+        .iter()
+        .any(|public| call.path().ends_with(public))
         {
             return Ok(Admission::Public);
         }
