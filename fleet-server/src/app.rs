@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, sync::Arc};
 
 use fleet_core::{CommandId, NodeId, OrgId, ReplicaId, Timestamp, presence};
 use fleet_discovery::PlanPolicy;
-use fleet_store::{NodeRow, Notification, Store, StoreError};
+use fleet_store::{NodeRow, Notification, OperatorIdentity, Store, StoreError};
 use fleet_wire::RpcError;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -19,6 +19,7 @@ use crate::{
     direct_slots::DirectSlots,
     dispatch_queue::DispatchQueue,
     environment::Environment,
+    failure::Answered,
     hub::Hub,
     limiter::{Limiter, SourceLimiter},
     metrics::Metrics,
@@ -239,16 +240,34 @@ impl App {
         }
     }
 
-    /// The configuration for dialing devices from the server itself.
+    /// The configuration for dialing devices from the server itself, in the network of the caller's organization.
     ///
     /// # Errors
     ///
-    /// FAILED_PRECONDITION when that is switched off.
-    pub(crate) fn direct_path(&self) -> Result<&DirectPath, RpcError> {
-        self.config.direct.as_ref().ok_or_else(|| {
+    /// FAILED_PRECONDITION when that is switched off, or the network is not this organization's.
+    pub(crate) async fn direct_path(
+        &self,
+        caller: &OperatorIdentity,
+    ) -> Result<&DirectPath, RpcError> {
+        let path = self.config.direct.as_ref().ok_or_else(|| {
             RpcError::failed_precondition(
                 "the server does not dial devices itself: enroll a node in their network and scan through it (fleet.v1 StartScan, DiscoverOnFleetNode), or have the administrator set `enabled` and `networks` under [direct] in fleetd.toml",
             )
-        })
+        })?;
+        let refused = match &path.organization {
+            Some(owner) if owner.to_lowercase() == caller.org_name.to_lowercase() => None,
+            Some(_) => Some(
+                "the server's own network belongs to another organization: scan through a node of yours",
+            ),
+            // An organization may have been created since the server started.
+            None if self.store.has_several_orgs().await.answered()? => Some(
+                "the server has several organizations, and the configuration does not say whose network this is: have the administrator set `organization` under [direct] in fleetd.toml",
+            ),
+            None => None,
+        };
+        match refused {
+            Some(text) => Err(RpcError::failed_precondition(text).with_reason("NETWORK_NOT_YOURS")),
+            None => Ok(path),
+        }
     }
 }

@@ -44,8 +44,9 @@ impl Auditor {
         if counted.is_empty() {
             return;
         }
-        if let Err(failure) = self.store.count_refusals(counted).await {
-            tracing::error!(error = %failure, "repeated refusals were not counted in the audit trail");
+        if let Err(failure) = self.store.count_refusals(counted.clone()).await {
+            let lost = self.lock().put_back(counted);
+            tracing::error!(error = %failure, lost, "repeated refusals are not yet counted in the audit trail");
         }
     }
 

@@ -53,7 +53,7 @@ pub(crate) struct AuthenticatedCaller {
     pub(crate) from: IpAddr,
     /// Counts the call until the end of its response.
     pub(crate) permit: Arc<CallPermit>,
-    /// The turn of a node's report, taken before its body is read. One report at a time is read and stored.
+    /// The permit to store a node's report, acquired before its body is read. One report at a time is read and stored.
     _reporting: Option<Arc<OwnedMutexGuard<()>>>,
 }
 
@@ -239,7 +239,7 @@ pub(crate) async fn look_up<T>(
         limits.credentials.admit(&hash, from, now)?;
     }
     let found = {
-        let _turn = app.lookups.turn(&hash, from).await?;
+        let _slot = app.lookups.slot(&hash, from).await?;
         find(hash).await.answered()?
     };
     let Some(limits) = &app.limiters else {

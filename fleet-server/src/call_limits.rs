@@ -146,20 +146,20 @@ impl CallPermit {
     /// Waits until no other report of this caller is read or stored. Without this, the reports of one node could take
     /// every connection of the database pool, and as much memory as they have bytes.
     pub(crate) async fn reporting(&self) -> OwnedMutexGuard<()> {
-        self.turn(|active| &active.reporting).await
+        self.exclusive(|active| &active.reporting).await
     }
 
     /// Waits until no other heartbeat of this caller is stored. Heartbeats do not wait for reports, because a large report
     /// takes minutes to arrive.
     pub(crate) async fn beating(&self) -> OwnedMutexGuard<()> {
-        self.turn(|active| &active.beating).await
+        self.exclusive(|active| &active.beating).await
     }
 
-    async fn turn(
+    async fn exclusive(
         &self,
         of: impl FnOnce(&Active) -> &Arc<tokio::sync::Mutex<()>>,
     ) -> OwnedMutexGuard<()> {
-        let turn = of(self
+        let lock = of(self
             .limits
             .lock()
             .callers
@@ -167,7 +167,7 @@ impl CallPermit {
             .or_default())
         .clone();
         // Outside the lock of the map, which must not be held across an await.
-        turn.lock_owned().await
+        lock.lock_owned().await
     }
 }
 

@@ -27,7 +27,12 @@ pub struct ServerConfig {
     pub drain_window: Duration,
     /// How the server reaches devices itself; none switches that off.
     pub direct: Option<DirectPath>,
+    /// How long the events of a scan are kept after its end; none keeps them for ever. The audit trail is always kept.
+    pub scan_events_kept: Option<Duration>,
 }
+
+/// How long the events of a scan are kept by default.
+const EVENTS_KEPT: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 impl Default for ServerConfig {
     fn default() -> Self {
@@ -40,6 +45,7 @@ impl Default for ServerConfig {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             drain_window: Duration::from_secs(10),
             direct: None,
+            scan_events_kept: Some(EVENTS_KEPT),
         }
     }
 }
@@ -84,6 +90,9 @@ impl Default for Rates {
 /// How the server reaches devices itself.
 #[derive(Clone, Debug)]
 pub struct DirectPath {
+    /// The name of the organization that owns the networks. No other one may scan them. Without it, the server must have
+    /// only one organization.
+    pub organization: Option<String>,
     /// The only networks that the server dials; of these, private addresses only.
     pub networks: Vec<IpNetwork>,
     /// The implementation that dials.

@@ -13,8 +13,8 @@ use fleet_core::SecretHash;
 use fleet_wire::RpcError;
 
 use crate::{
+    key_slots::{KeySlots, Slot},
     limiter::{Limiter, SourceLimiter, source},
-    turns::{Turn, Turns},
 };
 
 /// Credentials of one generation. Two generations take 4 MiB, and hold those of twice as many callers as there are
@@ -40,8 +40,8 @@ pub(crate) struct CredentialLimits {
 /// The lookups in progress.
 #[derive(Debug)]
 pub(crate) struct Lookups {
-    credentials: Turns<[u8; 32]>,
-    sources: Turns<IpAddr>,
+    credentials: KeySlots<[u8; 32]>,
+    sources: KeySlots<IpAddr>,
 }
 
 impl Default for Lookups {
@@ -49,8 +49,8 @@ impl Default for Lookups {
         let ((at_once, most), (of_source, most_of_source)) =
             (LOOKUPS_OF_A_CREDENTIAL, LOOKUPS_OF_A_SOURCE);
         Self {
-            credentials: Turns::new(at_once, most),
-            sources: Turns::new(of_source, most_of_source),
+            credentials: KeySlots::new(at_once, most),
+            sources: KeySlots::new(of_source, most_of_source),
         }
     }
 }
@@ -61,11 +61,11 @@ impl Lookups {
     /// # Errors
     ///
     /// RESOURCE_EXHAUSTED with a retry hint when too many calls wait.
-    pub(crate) async fn turn(
+    pub(crate) async fn slot(
         &self,
         credential: &SecretHash,
         from: IpAddr,
-    ) -> Result<(Turn<'_, [u8; 32]>, Turn<'_, IpAddr>), RpcError> {
+    ) -> Result<(Slot<'_, [u8; 32]>, Slot<'_, IpAddr>), RpcError> {
         // The credential first: a caller that waits for its own calls takes no place of its neighbors.
         let of_credential = self.credentials.wait(*credential.as_bytes()).await?;
         let of_source = self.sources.wait(source(from)).await?;

@@ -188,7 +188,7 @@ impl Discovery {
     ) -> Option<Result<DiscoverOnFleetNodeResponse, RpcError>> {
         self.over = match &item {
             Ok(Item::Event(stored)) => matches!(stored.event, LogEvent::Ended(_)),
-            Ok(Item::Alive | Item::Progress(_)) => false,
+            Ok(Item::Alive | Item::Note(_) | Item::Progress(_)) => false,
             Err(_) => true,
         };
         let response = match item {
@@ -205,7 +205,7 @@ impl Discovery {
 pub(crate) fn upstream(item: Item) -> Option<Result<DiscoverResponse, RpcError>> {
     Some(Ok(match item {
         Item::Alive => DiscoverResponse::default(),
-        Item::Progress(_) => return None,
+        Item::Note(_) | Item::Progress(_) => return None,
         Item::Event(stored) => match stored.event {
             LogEvent::Device(found) => DiscoverResponse {
                 devices: vec![convert::upstream_device(&found)],

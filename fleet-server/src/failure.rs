@@ -185,6 +185,7 @@ refusals! {
         NotFound(key) => not_found KEY_NOT_FOUND [key_id = key];
         NoOperator(_) => not_found OPERATOR_NOT_FOUND;
         TooMany(_) => resource_exhausted TOO_MANY_KEYS;
+        MakerEnded => failed_precondition CREDENTIAL_INVALID;
     }
     BindError {
         NodeNotFound(node) => not_found NODE_NOT_FOUND [node_id = node];
@@ -227,9 +228,8 @@ impl Refusal for RunNowError {
 impl Refusal for CreateOperatorError {
     fn refusal(self) -> RpcError {
         match &self {
-            // The sentence does not say in which organization the operator exists.
             Self::EmailTaken(email) => RpcError::failed_precondition(format!(
-                "an operator with the e-mail `{email}` exists already: choose another one"
+                "an operator of this organization has the e-mail `{email}` already: choose another one"
             )),
             Self::OrgDiffersInCase { .. } => RpcError::failed_precondition(self.to_string()),
             Self::Storage(error) => storage(error),

@@ -40,6 +40,7 @@ mod environment;
 mod failure;
 mod http;
 mod hub;
+mod key_slots;
 mod limiter;
 mod messages;
 mod metrics;
@@ -59,7 +60,6 @@ mod sealed_key;
 mod server;
 mod stream;
 mod sweep;
-mod turns;
 mod wakeups;
 mod watch;
 

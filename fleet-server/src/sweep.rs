@@ -8,6 +8,8 @@ use crate::app::App;
 const SCANS_EVERY: Duration = Duration::from_secs(1);
 /// Codes expire after an hour, sessions after a day. Both are also checked where they are used.
 const REST_EVERY: Duration = Duration::from_secs(30);
+/// Events that one transaction deletes, and transactions of one sweep: 100,000 events in half a minute.
+const OLD_EVENTS: (u32, usize) = (5_000, 20);
 
 /// Sweeps until the server drains.
 pub(crate) async fn run(app: Arc<App>) {
@@ -29,6 +31,7 @@ pub(crate) async fn run(app: Arc<App>) {
             }
             _ = rest.tick() => {
                 sweep_rest(&app).await;
+                sweep_events(&app).await;
                 refused = sweep_refused_devices(&app, refused).await;
             }
         }
@@ -88,6 +91,29 @@ async fn sweep_rest(app: &App) {
         Ok(0) => {}
         Ok(cleared) => tracing::info!(cleared, "duplicate identities are resolved"),
         Err(error) => tracing::warn!(%error, "cannot sweep duplicate identities"),
+    }
+}
+
+/// Deletes the events of scans that ended long ago, in parts that hold no lock for long.
+async fn sweep_events(app: &App) {
+    let Some(kept) = app.config.scan_events_kept else {
+        return;
+    };
+    let now = app.environment.now();
+    let (batch, batches) = OLD_EVENTS;
+    for _ in 0..batches {
+        match app
+            .store
+            .delete_old_events(now.minus(kept), batch, now)
+            .await
+        {
+            Ok(deleted) if deleted >= u64::from(batch) => {}
+            Ok(_) => return,
+            Err(error) => {
+                tracing::warn!(%error, "cannot delete old events of scans");
+                return;
+            }
+        }
     }
 }
 

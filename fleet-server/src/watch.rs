@@ -20,6 +20,8 @@ use crate::{
 
 /// Events of one read.
 const PAGE: u32 = 256;
+/// Shown in the place of events that were deleted.
+const DELETED: &str = "the earlier events of this scan are no longer kept; its devices, its outcome and its summary are";
 
 /// An item of a watch.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +30,8 @@ pub(crate) enum Item {
     Event(StoredEvent),
     /// The progress of the scan; not part of the log.
     Progress(Progress),
+    /// A remark about the log; not part of it.
+    Note(&'static str),
     /// A liveness signal after a while without items.
     Alive,
 }
@@ -148,6 +152,9 @@ impl Watch {
                 newest: page.last_sequence,
             });
         }
+        if self.first && page.is_deleted {
+            self.pending.push_back(Item::Note(DELETED));
+        }
         self.first = false;
         let full = page.events.len() >= PAGE as usize;
         for event in page.events {
@@ -216,6 +223,12 @@ impl Refusal for WatchError {
 pub(crate) fn message(item: Item) -> WatchScanResponse {
     match item {
         Item::Alive => WatchScanResponse::default(),
+        Item::Note(text) => WatchScanResponse {
+            sequence: 0,
+            event: Some(Event::Warning(ScanWarning {
+                text: text.to_owned(),
+            })),
+        },
         Item::Progress(progress) => WatchScanResponse {
             sequence: 0,
             event: Some(Event::Progress(convert::progress(&progress))),

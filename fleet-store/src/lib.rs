@@ -11,8 +11,8 @@ mod sql;
 
 pub use api::{
     accounts::{
-        Account, Accounts, BrowserSession, KEYS_OF_AN_OPERATOR, KeyError, KeyScope, Keys, Member,
-        MemberError, MemberSession, Members, NewKey, OperatorKey, Rotation,
+        Account, Accounts, BrowserSession, CreatedKey, KEYS_OF_AN_OPERATOR, KeyError, KeyScope,
+        Keys, Member, MemberError, MemberSession, Members, NewKey, OperatorKey, Rotation,
     },
     audit::{
         Actor, Audit, AuditChain, AuditEntry, AuditLink, AuditQuery, AuditResult, AuditRow,

@@ -56,11 +56,20 @@ pub(crate) async fn run(command: AdminCommand) -> Result<()> {
         }
         AdminCommand::ResetPassword {
             email,
+            org,
             password,
             database,
         } => {
             let store = open(database).await?;
-            let Some(account) = store.account(&email, None).await? else {
+            let orgs = store.orgs_of_email(&email).await?;
+            if org.is_none() && orgs.len() > 1 {
+                bail!(
+                    "operators of several organizations have the e-mail `{email}`: name one with --org: {}",
+                    orgs.join(", ")
+                );
+            }
+            let account = store.account_in(org.as_deref(), &email, None).await?;
+            let Some(account) = account else {
                 bail!("no operator has the e-mail `{email}`: create one with create-operator");
             };
             let (password, one_time) = acquire(&account.email, &password, environment)?;
@@ -74,11 +83,21 @@ pub(crate) async fn run(command: AdminCommand) -> Result<()> {
             );
             report(&done, one_time)?;
         }
-        AdminCommand::CreateKey { email, database } => {
+        AdminCommand::CreateKey {
+            email,
+            org,
+            database,
+        } => {
             let store = open(database).await?;
             let key = environment.secret(SecretKind::OperatorKey);
             store
-                .create_operator_key(&email, key.hash(), Actor::SYSTEM, environment.now())
+                .create_operator_key_in(
+                    org.as_deref(),
+                    &email,
+                    key.hash(),
+                    Actor::SYSTEM,
+                    environment.now(),
+                )
                 .await?;
             writeln!(io::stdout(), "{}", key.expose())
                 .context("cannot print the key; create another one")?;

@@ -187,6 +187,9 @@ pub(crate) enum AdminCommand {
         /// E-mail of the operator.
         #[arg(long)]
         email: String,
+        /// Name of the organization, if operators of several organizations have this e-mail.
+        #[arg(long)]
+        org: Option<String>,
         #[command(flatten)]
         password: PasswordArgs,
         #[command(flatten)]
@@ -210,6 +213,9 @@ pub(crate) enum AdminCommand {
         /// E-mail of the operator.
         #[arg(long)]
         email: String,
+        /// Name of the organization, if operators of several organizations have this e-mail.
+        #[arg(long)]
+        org: Option<String>,
         #[command(flatten)]
         database: DatabaseArgs,
     },

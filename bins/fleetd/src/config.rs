@@ -59,6 +59,15 @@ struct File {
     metrics_listen: Option<MetricsListen>,
     rates: RatesFile,
     direct: DirectFile,
+    retention: RetentionFile,
+}
+
+/// How long data is kept.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct RetentionFile {
+    /// Days after the end of a scan; 0 keeps its events for ever.
+    scan_events_days: Option<u32>,
 }
 
 /// Limits of calls per minute. 0 means unlimited; an absent key is the default of [`Rates`].
@@ -102,6 +111,7 @@ impl RatesFile {
 struct DirectFile {
     enabled: Option<bool>,
     networks: Vec<IpNetwork>,
+    organization: Option<String>,
 }
 
 /// Settings of a command that uses the database.
@@ -133,6 +143,10 @@ pub(crate) struct Serve {
     pub(crate) demo_loopback: bool,
     /// The only networks that the server itself dials; `None` if this is disabled.
     pub(crate) direct: Option<Vec<IpNetwork>>,
+    /// The name of the organization that owns these networks.
+    pub(crate) direct_organization: Option<String>,
+    /// How many days the events of an ended scan are kept; 0 means for ever.
+    pub(crate) scan_events_days: u32,
     /// Where metrics are served; `None` if they are off.
     pub(crate) metrics: Option<SocketAddr>,
 }
@@ -155,6 +169,9 @@ impl MetricsListen {
             .map_err(|error| ConfigError(format!("metrics-listen: {error}")))
     }
 }
+
+/// Days for which the events of an ended scan are kept by default.
+const EVENTS_KEPT_DAYS: u32 = 30;
 
 /// Files of the TLS identity.
 #[derive(Clone, Debug)]
@@ -261,6 +278,8 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
         rates: file.rates.interpret(),
         demo_loopback: args.demo_allow_loopback,
         direct,
+        direct_organization: file.direct.organization,
+        scan_events_days: file.retention.scan_events_days.unwrap_or(EVENTS_KEPT_DAYS),
         metrics,
     })
 }
@@ -420,6 +439,13 @@ mod tests {
         assert_eq!(settings.register, NonZeroU32::MAX);
         assert_eq!(settings.handshakes_of_a_key.get(), 7);
         assert_eq!(settings.handshakes, default.handshakes);
+    }
+
+    #[test]
+    fn events_of_scans_are_kept_for_30_days_unless_the_file_says_otherwise() {
+        assert_eq!(serve(args(None)).expect("is fine").scan_events_days, 30);
+        let (_dir, given) = with_file("[retention]\nscan-events-days = 7\n");
+        assert_eq!(serve(given).expect("is fine").scan_events_days, 7);
     }
 
     #[test]

@@ -20,7 +20,7 @@ const REPLY: Duration = Duration::from_secs(3);
 const IDENTIFY: Duration = Duration::from_secs(8);
 
 /// Creates the path of the server into these networks, with the built-in drivers.
-pub(crate) fn path(networks: Vec<IpNetwork>) -> DirectPath {
+pub(crate) fn path(networks: Vec<IpNetwork>, organization: Option<String>) -> DirectPath {
     let options = ScanOptions {
         reply_timeout: REPLY,
         identify_timeout: IDENTIFY,
@@ -28,6 +28,7 @@ pub(crate) fn path(networks: Vec<IpNetwork>) -> DirectPath {
     };
     let drivers = Arc::new(DriverSet::built_in());
     DirectPath {
+        organization,
         networks,
         prober: Arc::new(Engine {
             scanner: Scanner::new(options.clone(), drivers.clone()),

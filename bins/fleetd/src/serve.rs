@@ -45,6 +45,8 @@ impl std::error::Error for BindError {}
 /// after the goodbye, of which the drain takes one second: the next server must listen by then, or their back-off begins.
 const LAST_REQUESTS: Duration = Duration::from_millis(250);
 
+const DAY: Duration = Duration::from_secs(24 * 3_600);
+
 pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     let config = config::serve(args)?;
     logging::start(&config.database.log, None)?;
@@ -56,6 +58,15 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
         tracing::warn!("{warning}");
     }
     let store = open(&config.database, config.migrate).await?;
+    if config.direct.is_some()
+        && config.direct_organization.is_none()
+        && store.has_several_orgs().await?
+    {
+        return Err(config::ConfigError::new(
+            "direct.organization is missing, and the database has several organizations: set `organization` under [direct] to the name of the one that owns direct.networks".to_owned(),
+        )
+        .into());
+    }
     if !store.has_operators().await? {
         tracing::warn!(
             page = page(&config),
@@ -199,7 +210,14 @@ fn server_config(config: &Serve) -> ServerConfig {
         },
         unpinned_names: config.unpinned_names,
         rates: Some(config.rates),
-        direct: config.direct.clone().map(direct::path),
+        direct: config
+            .direct
+            .clone()
+            .map(|networks| direct::path(networks, config.direct_organization.clone())),
+        scan_events_kept: match config.scan_events_days {
+            0 => None,
+            days => Some(DAY * days),
+        },
         trusted_proxies: config.trusted_proxies.clone(),
         public_https: page(config).starts_with("https://"),
         ..ServerConfig::default()

@@ -131,26 +131,35 @@ impl AccountService for Api {
                 .allow(key, PASSWORDS, self.app.environment.instant())?;
         }
         let store = &self.app.store;
-        let account = store.account(&call.email, None).await.answered()?;
-        let stored = account.and_then(|account| account.password);
+        let account = store.account_in(Some(&call.org_name), &call.email, None);
+        let stored = account
+            .await
+            .answered()?
+            .and_then(|account| account.password);
         let stored = stored.map(|stored| stored.phc);
-        if let Some(stored) = stored.clone() {
-            // An unreadable password is a wrong one: no check may be skipped because a value could not be read.
-            let is_right = match current {
-                Some(current) => {
-                    self.app
-                        .passwords
-                        .verify(current, Some(stored), Source::Known)
-                        .await?
-                }
-                None => false,
-            };
-            if !is_right {
-                let wrong = RpcError::failed_precondition(
-                    "the current password is wrong: if it is forgotten, an administrator can reset it",
-                );
-                return Err(attempt.refused(&self.app.auditor, wrong).await);
+        // Without a password, the call comes from a key, or from a session that a key opened. A key must not become a
+        // password, which outlives it.
+        let Some(stored) = stored else {
+            let first = RpcError::failed_precondition(
+                "this account has no password, and a key cannot set the first one: ask an administrator for a one-time password (`fleetctl operators reset-password`), or use `fleetd admin reset-password`",
+            );
+            return Err(attempt.refused(&self.app.auditor, first).await);
+        };
+        // An unreadable password is a wrong one: no check may be skipped because a value could not be read.
+        let is_right = match current {
+            Some(current) => {
+                self.app
+                    .passwords
+                    .verify(current, Some(stored.clone()), Source::Known)
+                    .await?
             }
+            None => false,
+        };
+        if !is_right {
+            let wrong = RpcError::failed_precondition(
+                "the current password is wrong: if it is forgotten, an administrator can reset it",
+            );
+            return Err(attempt.refused(&self.app.auditor, wrong).await);
         }
         let salt = self.app.environment.random();
         let password = PasswordHash {
@@ -162,7 +171,7 @@ impl AccountService for Api {
             Credential::Key(_) => None,
         };
         let (operator, actor) = (call.operator, call.actor());
-        let set = store.replace_password(operator, stored, password, keep, actor, call.now);
+        let set = store.replace_password(operator, Some(stored), password, keep, actor, call.now);
         attempt.or_refused(&self.app.auditor, set.await).await?;
         self.app.notify_credentials(call.org);
         Ok(Reply::new(ChangePasswordResponse {}))

@@ -74,17 +74,18 @@ impl KeyService for Api {
             name: request.name,
             hash: key.hash(),
             expires_at,
+            maker: Some(call.credential),
         };
         let store = &self.app.store;
         let created = store.create_key(call.org, new, call.actor(), call.now);
-        let id = call
+        let created = call
             .attempt("operator.create_key", subject)
             .or_refused(&self.app.auditor, created.await)
             .await?;
         Ok(Reply::new(CreateKeyResponse {
-            key_id: id.0,
+            key_id: created.id.0,
             key: key.expose().to_owned(),
-            expires_at: expires_at.map(timestamp),
+            expires_at: created.expires_at.map(timestamp),
         }))
     }
 
@@ -118,6 +119,7 @@ impl KeyService for Api {
             key: id,
             hash: key.hash(),
             old_until,
+            maker: Some(call.credential),
         };
         let store = &self.app.store;
         let rotated = store.rotate_key(call.org, reach(&call), rotation, call.actor(), call.now);

@@ -14,6 +14,9 @@ const MOST: usize = 16_384;
 /// The part of them that one address block can take: the sources of other blocks keep their own records.
 const MOST_OF_A_BLOCK: usize = 1_024;
 
+/// Counted refusals of past minutes that wait for the database: those of at least two minutes.
+const PAST_MOST: usize = 4 * MOST;
+
 /// Counts refusals by organization, account, source, action and code.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
@@ -108,6 +111,14 @@ impl Recent {
         std::mem::take(&mut self.past)
     }
 
+    /// Takes counts back that could not be stored. Returns the number of refusals for which there is no room.
+    pub(super) fn put_back(&mut self, counted: Vec<(AuditEntry, u64)>) -> u64 {
+        let room = PAST_MOST.saturating_sub(self.past.len());
+        let lost = counted.iter().skip(room).map(|(_, more)| more).sum();
+        self.past.extend(counted.into_iter().take(room));
+        lost
+    }
+
     fn turn(&mut self, minute: i64) {
         if self.minute == minute {
             return;
@@ -115,11 +126,17 @@ impl Recent {
         self.minute = minute;
         self.blocks.clear();
         let counted = self.refusals.drain().map(|(_, counted)| counted);
-        self.past.extend(
-            counted
-                .filter(|counted| counted.more > 0)
-                .map(|counted| (counted.entry, counted.more)),
-        );
+        let counted = counted
+            .filter(|counted| counted.more > 0)
+            .map(|counted| (counted.entry, counted.more));
+        let counted = counted.collect();
+        let lost = self.put_back(counted);
+        if lost > 0 {
+            tracing::error!(
+                lost,
+                "repeated refusals cannot be counted in the audit trail"
+            );
+        }
     }
 }
 
@@ -196,6 +213,21 @@ mod tests {
         recent.add(first.clone(), Code::Unauthenticated);
         recent.add(first.clone(), Code::Unauthenticated);
         assert_eq!(recent.take_counted(at(60), true), [(first, 1)]);
+    }
+
+    #[test]
+    fn counts_that_the_database_did_not_take_are_counted_later() {
+        let mut recent = Recent::default();
+        let first = refusal(Some(1), Principal::Anonymous, "192.0.2.1", "operator 1", 60);
+        for _ in 0..3 {
+            recent.add(first.clone(), Code::Unauthenticated);
+        }
+        let counted = recent.take_counted(at(120), false);
+        assert_eq!(recent.put_back(counted.clone()), 0);
+        assert_eq!(recent.take_counted(at(120), false), counted);
+        let many = vec![(first, 2); PAST_MOST + 5];
+        assert_eq!(recent.put_back(many), 10, "memory is bounded");
+        assert_eq!(recent.take_counted(at(120), false).len(), PAST_MOST);
     }
 
     #[test]

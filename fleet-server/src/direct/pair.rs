@@ -56,7 +56,7 @@ async fn pair_selected(
     call: &OperatorCall,
     request: PairRequest,
 ) -> Result<Vec<String>, RpcError> {
-    let path = app.direct_path()?.clone();
+    let path = app.direct_path(call).await?.clone();
     let credentials = Arc::new(PairCredentials::take(request.credentials));
     let selected = select(app, call, request.device_selector.unwrap_or_default()).await?;
     let _slot = app.direct_slots.acquire(call.org)?;

@@ -14,6 +14,7 @@ use fleet_core::{
     outcome::{Code, Conclusion},
 };
 use fleet_discovery::{DeviceFound, Gaps, HostFound, Ledger, LogEvent, ScanEnded, Tally};
+use fleet_pairing::SERVER;
 use fleet_store::{
     Actor, AuditEntry, AuditResult, DeviceRow, DirectOutcome, NewSightings, Progress, Released,
     StoredEvent,
@@ -210,8 +211,23 @@ impl Run {
     /// Counts the addresses that are left out, and warns of each node at its first one.
     async fn exclude(&mut self, released: &Released) -> Result<(), Stop> {
         for exclusion in &released.excluded {
-            let (node, name) = (exclusion.node, printable(&exclusion.node_name, 255));
             let example = exclusion.ip.to_string();
+            let Some((node, name)) = &exclusion.node else {
+                // Counted together, and without a name: what another organization has is not shown.
+                if count(
+                    &mut self.excluded,
+                    SERVER,
+                    "of another organization",
+                    &example,
+                ) {
+                    self.warn(format!(
+                        "{example} is left out: the server does not dial addresses that have or had a node of another organization"
+                    ))
+                    .await?;
+                }
+                continue;
+            };
+            let (node, name) = (*node, printable(name, 255));
             if count(&mut self.excluded, node, &name, &example) {
                 self.warn(format!(
                     "{example} is left out, as is every other address that node {node} ({name}) ever reported: the server does not dial addresses that have or had a node"
@@ -498,6 +514,14 @@ fn by_node(tallies: &BTreeMap<NodeId, Tally>) -> String {
         .iter()
         .take(NODES_NAMED)
         .map(|(node, tally)| {
+            if *node == SERVER {
+                let Tally {
+                    reason,
+                    count,
+                    example,
+                } = tally;
+                return format!("nodes {reason} {count}, first {example}");
+            }
             format!(
                 "node {node} ({}) {}, first {}",
                 tally.reason, tally.count, tally.example

@@ -52,7 +52,7 @@ async fn admit(
     call: &OperatorCall,
     request: &ScanRequest,
 ) -> Result<(Items, CancellationToken), RpcError> {
-    let path = app.direct_path()?.clone();
+    let path = app.direct_path(call).await?.clone();
     let selection = selection::select(request, &path, app.config.addresses)?;
     let slot = app.direct_slots.acquire(call.org)?;
     let scan = app.environment.scan_id();

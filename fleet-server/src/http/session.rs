@@ -37,21 +37,24 @@ const AGENT_MOST: usize = 160;
 /// The longest e-mail (RFC 5321, 4.5.3.1.3).
 const EMAIL_MOST: usize = 254;
 
-/// The body of a sign-in. It has no `Debug`, because its fields are secret.
+/// The body of a sign-in. It has no `Debug`, because its fields are secret. It is no enum, because serde copies the
+/// fields of an untagged one, and the copies are not wiped.
 #[derive(Deserialize)]
-#[serde(untagged, deny_unknown_fields)]
-enum SignIn {
-    Key {
-        key: Zeroizing<String>,
-    },
-    #[serde(rename_all = "camelCase")]
-    Password {
-        email: String,
-        password: Zeroizing<String>,
-        /// Replaces a one-time password.
-        #[serde(default)]
-        new_password: Option<Zeroizing<String>>,
-    },
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SignIn {
+    key: Option<Zeroizing<String>>,
+    email: Option<String>,
+    password: Option<Zeroizing<String>>,
+    /// Replaces a one-time password.
+    new_password: Option<Zeroizing<String>>,
+    /// Which account is meant, where several organizations have one with this e-mail. Without it, the oldest one is.
+    organization: Option<String>,
+}
+
+/// The account that a password is tried for.
+struct Name {
+    email: String,
+    organization: Option<String>,
 }
 
 /// Where a sign-in comes from.
@@ -101,20 +104,33 @@ pub(super) async fn sign_in(
             "expected {\"email\": \"...\", \"password\": \"...\"} or {\"key\": \"fok_...\"} as JSON",
         )
     };
-    let whole = tokio::time::timeout(BODY_WITHIN, Limited::new(body, BODY_MOST).collect())
+    let bytes = tokio::time::timeout(BODY_WITHIN, whole(body))
         .await
         .map_err(|_| RpcError::deadline_exceeded("the request did not arrive in time"))?;
-    let bytes = whole.map_err(|_| unreadable())?.to_bytes();
-    let sign_in = serde_json::from_slice(&bytes).map_err(|_| unreadable())?;
+    let bytes = bytes.ok_or_else(unreadable)?;
+    let sign_in: SignIn = serde_json::from_slice(&bytes).map_err(|_| unreadable())?;
+    drop(bytes);
     let now = app.environment.now();
     let (operator, proof) = match sign_in {
-        SignIn::Key { key } => by_key(app, from, &key, now).await?,
-        SignIn::Password {
-            email,
-            password,
+        SignIn {
+            key: Some(key),
+            email: None,
+            password: None,
+            new_password: None,
+            organization: None,
+        } => by_key(app, from, &key, now).await?,
+        SignIn {
+            key: None,
+            email: Some(email),
+            password: Some(password),
             new_password,
+            organization,
         } => {
-            let (account, password) = by_password(app, origin, &email, password, now).await?;
+            let name = Name {
+                email,
+                organization,
+            };
+            let (account, password) = by_password(app, origin, name, password, now).await?;
             match (password.one_time_until, new_password) {
                 (None, None) => {
                     let source = Some(origin.source());
@@ -136,6 +152,7 @@ pub(super) async fn sign_in(
                 }
             }
         }
+        SignIn { .. } => return Err(unreadable()),
     };
     let token = app.environment.secret(SecretKind::OperatorSession);
     let new = NewBrowserSession {
@@ -158,6 +175,19 @@ pub(super) async fn sign_in(
         token.expose(),
         limits::BROWSER_SESSION_LIFE,
     ))
+}
+
+/// A body within its bound, in memory that is wiped. None if it is longer or breaks off.
+async fn whole(body: Body) -> Option<Zeroizing<Vec<u8>>> {
+    let mut body = Limited::new(body, BODY_MOST);
+    // With its capacity from the start, because growing would leave copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(BODY_MOST));
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.ok()?.into_data() {
+            bytes.extend_from_slice(&data);
+        }
+    }
+    Some(bytes)
 }
 
 async fn by_key(
@@ -185,19 +215,23 @@ async fn by_key(
 async fn by_password(
     app: &App,
     origin: Origin,
-    email: &str,
+    name: Name,
     password: Zeroizing<String>,
     now: Timestamp,
 ) -> Result<(Account, PasswordHash), RpcError> {
     let (from, source) = (origin.from, origin.source());
-    let email: String = email
+    let org = name.organization.as_deref().map(str::trim);
+    let org = org.filter(|org| !org.is_empty());
+    let email: String = name
+        .email
         .trim()
         .to_lowercase()
         .chars()
         .take(EMAIL_MOST)
         .collect();
     // Before the limit, which depends on whether the owner has signed in from here.
-    let account = app.store.account(&email, Some(source)).await.answered()?;
+    let account = app.store.account_in(org, &email, Some(source));
+    let account = account.await.answered()?;
     if let Some(limits) = &app.limiters {
         // An address from which the owner has signed in before has its own allowance.
         let own = account
@@ -242,7 +276,7 @@ async fn by_password(
         (Some(account), Some(stored)) if is_right && is_valid => Ok((account, stored)),
         _ => {
             let refusal = RpcError::unauthenticated(
-                "e-mail or password is not right: if the password is forgotten, an administrator can reset it",
+                "e-mail or password is not right: if the password is forgotten, an administrator can reset it; if several organizations use your e-mail, name yours",
             );
             Err(attempt(org, from, subject)
                 .refused(&app.auditor, refusal)

@@ -275,22 +275,26 @@ async fn changing_the_password_needs_the_current_one_and_ends_other_sessions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_with_only_keys_can_set_a_password_and_end_sessions() {
+async fn a_key_sets_no_first_password_and_ends_sessions() {
     let world = World::new().await;
     let viewer = world.operator(Role::Viewer).await;
-    let request = ChangePasswordRequest {
+    let change = ChangePasswordRequest {
         current_password: String::new(),
         new_password: PASSWORD.into(),
     };
     let account = viewer.account();
-    account
-        .change_password(&request, viewer.options())
-        .await
-        .expect("is set");
-    // The second time the present one is asked for.
-    let again = account.change_password(&request, viewer.options()).await;
-    refused(again, Code::FailedPrecondition);
-    let cookie = sign_in(&world, &viewer.email, PASSWORD).await.cookie();
+    let by_key = account.change_password(&change, viewer.options()).await;
+    let by_key = refused(by_key, Code::FailedPrecondition);
+    assert!(by_key.message.contains("reset-password"), "{by_key}");
+    let body = serde_json::json!({ "key": viewer.key });
+    let cookie = sign_in_from(&world, "198.51.100.1", body).await.cookie();
+    let headers = [JSON, ("cookie", cookie.as_str()), ("x-fleet-csrf", "1")];
+    let body = serde_json::json!({ "newPassword": PASSWORD }).to_string();
+    let path = "/fleet.v1.AccountService/ChangePassword";
+    let by_session = request(world.address(), "POST", path, &headers, &body).await;
+    assert_eq!(by_session.json()["code"], "failed_precondition");
+    let none = sign_in(&world, &viewer.email, PASSWORD).await;
+    assert_eq!(none.status, 401, "no password was set");
     let listed = account
         .list_sessions(&ListSessionsRequest::default(), viewer.options())
         .await
@@ -306,6 +310,110 @@ async fn an_operator_with_only_keys_can_set_a_password_and_end_sessions() {
         .await
         .expect("ends");
     assert_eq!(session(&world, &cookie).await.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_made_with_a_key_ends_with_it() {
+    let world = World::new().await;
+    let viewer = world.operator(Role::Viewer).await;
+    let minutes = |minutes: i64| {
+        Some(fleet_wire::Duration {
+            seconds: 60 * minutes,
+            nanos: 0,
+        })
+    };
+    let client = keys(&world);
+    let create = |name: &str, expires_in| CreateKeyRequest {
+        name: name.into(),
+        expires_in,
+        operator_id: 0,
+    };
+    let maker = client
+        .create_key(&create("maker", minutes(60)), viewer.options())
+        .await
+        .expect("is made");
+    for expires_in in [None, minutes(90)] {
+        let request = create("made", expires_in);
+        let made = client.create_key(&request, bearer(&maker.key)).await;
+        let made = made.expect("is made");
+        assert_eq!(made.expires_at, maker.expires_at, "{expires_in:?}");
+    }
+    let made = client
+        .create_key(&create("short", minutes(5)), bearer(&maker.key))
+        .await
+        .expect("is made");
+    let revoke = RevokeKeyRequest {
+        key_id: maker.key_id,
+    };
+    let who = || viewer.account();
+    who()
+        .who_am_i(&WhoAmIRequest {}, bearer(&made.key))
+        .await
+        .expect("is good");
+    client
+        .revoke_key(&revoke, viewer.options())
+        .await
+        .expect("is revoked");
+    let dead = who().who_am_i(&WhoAmIRequest {}, bearer(&made.key)).await;
+    refused(dead, Code::Unauthenticated);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_email_in_two_organizations_signs_in_to_the_named_one() {
+    let world = World::new().await;
+    let first = world.operator_of("Alpha", Role::Admin).await;
+    let second = world.operator_of("Beta", Role::Admin).await;
+    let email = "ann@example.org";
+    let create = |admin: &Operator| {
+        let (client, options) = (operators(&world), admin.options());
+        async move {
+            let create = CreateOperatorRequest {
+                email: email.to_owned(),
+                role: "viewer".to_owned(),
+            };
+            client.create_operator(&create, options).await
+        }
+    };
+    let sign_in = async |org: Option<&str>, password: &str, new: Option<&str>| {
+        let body = serde_json::json!({
+            "email": email, "password": password, "newPassword": new, "organization": org,
+        });
+        sign_in_from(&world, "198.51.100.1", body).await
+    };
+    let organization = async |answer: Http| {
+        assert_eq!(answer.status, 204, "{}", answer.body);
+        let shown = session(&world, &answer.cookie()).await.json();
+        shown["organization"].as_str().expect("a name").to_owned()
+    };
+    let one_time = create(&first).await.expect("is made").one_time_password;
+    let alpha = "alpha horse battery staple";
+    let signed_in = sign_in(None, &one_time, Some(alpha)).await;
+    assert_eq!(organization(signed_in).await, "Alpha");
+    // Beta does not learn that the e-mail is in use.
+    let one_time = create(&second).await.expect("is made").one_time_password;
+    let taken = refused(create(&second).await, Code::FailedPrecondition);
+    assert!(taken.message.contains("of this organization"), "{taken}");
+    let beta = "beta horse battery staple";
+    let signed_in = sign_in(Some("beta"), &one_time, Some(beta)).await;
+    assert_eq!(organization(signed_in).await, "Beta");
+    // Without a name, the older account is meant, and the newer one changes nothing for it.
+    assert_eq!(
+        organization(sign_in(None, alpha, None).await).await,
+        "Alpha"
+    );
+    let mut refusals = Vec::new();
+    for (org, password) in [
+        (None, beta),
+        (Some("Alpha"), beta),
+        (Some("Beta"), alpha),
+        (Some("Gamma"), alpha),
+    ] {
+        let answer = sign_in(org, password, None).await;
+        assert_eq!(answer.status, 401, "{org:?}");
+        refusals.push(answer.json()["message"].to_string());
+    }
+    refusals.dedup();
+    assert_eq!(refusals.len(), 1, "no answer shows which accounts exist");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -62,9 +62,15 @@ impl Wire {
     }
 
     async fn world(self: &Arc<Self>) -> World {
+        self.world_of(None).await
+    }
+
+    /// A server whose network belongs to an organization.
+    async fn world_of(self: &Arc<Self>, organization: Option<&str>) -> World {
         World::with(ServerConfig {
             rates: None,
             direct: Some(DirectPath {
+                organization: organization.map(str::to_owned),
                 networks: vec!["10.0.0.0/24".parse().expect("a network")],
                 prober: self.clone(),
             }),
@@ -693,4 +699,47 @@ async fn pairing_by_the_server_is_off_by_default() {
     let refused = not_paired(&operator, named(&["10.0.0.7"]), None).await;
     assert_eq!(refused.expect_err("off").code, Code::FailedPrecondition);
     assert_eq!(world.audited(operator.org, "direct.pair").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_organization_that_owns_the_network_scans_and_pairs_in_it() {
+    let wire = Wire::with(&["10.0.0.7"], 100);
+    let world = wire.world_of(Some("beta")).await;
+    let stranger = world.operator_of("Alpha", Role::Admin).await;
+    let owner = world.operator_of("Beta", Role::Admin).await;
+    let refused = not_scanned(
+        &stranger,
+        list(&["10.0.0.7"], &["80"]),
+        Code::FailedPrecondition,
+    );
+    let refused = refused.await;
+    assert!(
+        refused.message.contains("another organization"),
+        "{refused}"
+    );
+    assert!(wire.dialed().is_empty());
+    let scanned = scan(&owner, list(&["10.0.0.7"], &["80"])).await;
+    let (devices, ..) = to_its_end(scanned.expect("is its own")).await;
+    assert_eq!(devices, ["10.0.0.7"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_without_an_owner_is_not_dialed_once_there_are_two_organizations() {
+    let wire = Wire::with(&["10.0.0.7"], 100);
+    let world = wire.world().await;
+    let first = world.operator_of("Alpha", Role::Admin).await;
+    let scanned = scan(&first, list(&["10.0.0.7"], &["80"])).await;
+    to_its_end(scanned.expect("is the only one")).await;
+    let dialed = wire.dialed().len();
+    let second = world.operator_of("Beta", Role::Admin).await;
+    for operator in [&first, &second] {
+        let refused = not_scanned(
+            operator,
+            list(&["10.0.0.7"], &["80"]),
+            Code::FailedPrecondition,
+        );
+        let refused = refused.await;
+        assert!(refused.message.contains("[direct]"), "{refused}");
+    }
+    assert_eq!(wire.dialed().len(), dialed);
 }

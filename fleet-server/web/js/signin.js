@@ -64,6 +64,7 @@ export function signInView(root, { message, onSignedIn }) {
 
   function byPassword() {
     const email = input("email", { type: "email", autocomplete: "username", inputmode: "email" });
+    const organization = input("organization", { autocomplete: "organization", required: false, "aria-describedby": "organization-hint" });
     const password = input("password", { type: "password", autocomplete: "current-password" });
     const fresh = input("new-password", { type: "password", autocomplete: "new-password", "aria-describedby": "new-password-hint" });
     const choice = h("div", { class: "field", hidden: true },
@@ -71,7 +72,11 @@ export function signInView(root, { message, onSignedIn }) {
       fresh,
       h("p", { id: "new-password-hint", class: "hint" }, `Your password was valid only once. Choose a new one with at least ${PASSWORD_LEAST} characters, for example several words.`));
     return {
-      fields: [field(email, "E-mail"), field(password, "Password"), choice],
+      fields: [field(email, "E-mail"), field(password, "Password"), choice, h("details", { class: "field" },
+        h("summary", {}, "Organization"),
+        h("label", { for: "organization" }, "Organization name"),
+        organization,
+        h("p", { id: "organization-hint", class: "hint" }, "Needed only if several organizations use your e-mail."))],
       first: email,
       help: ["No account, or forgot your password? An administrator can help with ", h("code", {}, "fleetctl operators"), ", or with ", h("code", {}, "fleetd admin"), " on the server."],
       otherLabel: "Use an operator key",
@@ -83,7 +88,7 @@ export function signInView(root, { message, onSignedIn }) {
         if (!choice.hidden && [...fresh.value].length < PASSWORD_LEAST) return { text: `Enter at least ${PASSWORD_LEAST} characters.`, field: fresh };
         return null;
       },
-      credential: () => ({ email: email.value.trim(), password: password.value, ...(choice.hidden ? {} : { newPassword: fresh.value }) }),
+      credential: () => ({ email: email.value.trim(), password: password.value, ...(organization.value.trim() ? { organization: organization.value.trim() } : {}), ...(choice.hidden ? {} : { newPassword: fresh.value }) }),
       ask() {
         choice.hidden = false;
         fresh.focus();

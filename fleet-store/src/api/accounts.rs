@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use fleet_core::{BrowserSessionId, KeyId, OperatorId, OrgId, Role, SecretHash, Timestamp};
 
-use crate::{Actor, PasswordHash, StoreError};
+use crate::{Actor, Credential, PasswordHash, StoreError};
 
 /// The most keys that one operator can hold. Revoked keys do not count.
 pub const KEYS_OF_AN_OPERATOR: u64 = 100;
@@ -72,6 +72,17 @@ pub struct NewKey {
     pub hash: SecretHash,
     /// When it expires, if it does.
     pub expires_at: Option<Timestamp>,
+    /// The credential that makes it.
+    pub maker: Option<Credential>,
+}
+
+/// A key that was created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CreatedKey {
+    /// Its id.
+    pub id: KeyId,
+    /// When it expires, if it does: not later than the key that made it.
+    pub expires_at: Option<Timestamp>,
 }
 
 /// The replacement of a key.
@@ -83,6 +94,8 @@ pub struct Rotation {
     pub hash: SecretHash,
     /// When the old key expires at the latest.
     pub old_until: Timestamp,
+    /// The credential that makes the new key.
+    pub maker: Option<Credential>,
 }
 
 /// The set of keys that a caller may manage.
@@ -106,6 +119,9 @@ pub enum KeyError {
     /// The operator holds the most keys allowed.
     #[error("operator {0} has {KEYS_OF_AN_OPERATOR} keys, the limit: revoke some first")]
     TooMany(OperatorId),
+    /// The credential of the call has ended.
+    #[error("the key or session of this call is no longer valid: sign in again")]
+    MakerEnded,
     /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
@@ -161,13 +177,26 @@ pub enum MemberError {
 /// Passwords and browser sessions of operators.
 #[async_trait]
 pub trait Accounts: Send + Sync {
-    /// Returns the account to check a sign-in against. It takes the same time whether or not the operator
-    /// exists.
+    /// Returns the account to check a sign-in against: the one of the named organization, or the oldest one with this
+    /// e-mail. It takes the same time whether or not the operator and the organization exist.
+    async fn account_in(
+        &self,
+        org: Option<&str>,
+        email: &str,
+        source: Option<IpAddr>,
+    ) -> Result<Option<Account>, StoreError>;
+
+    /// The same without an organization.
     async fn account(
         &self,
         email: &str,
         source: Option<IpAddr>,
-    ) -> Result<Option<Account>, StoreError>;
+    ) -> Result<Option<Account>, StoreError> {
+        self.account_in(None, email, source).await
+    }
+
+    /// The names of the organizations in which an operator has this e-mail, oldest account first.
+    async fn orgs_of_email(&self, email: &str) -> Result<Vec<String>, StoreError>;
 
     /// Sets an operator's password and ends the operator's browser sessions except `keep`. If an organization
     /// is given, the operator must be a member of it. Audited.
@@ -222,16 +251,16 @@ pub trait Keys: Send + Sync {
         now: Timestamp,
     ) -> Result<Vec<OperatorKey>, StoreError>;
 
-    /// Creates a key. Audited.
+    /// Creates a key. It expires with the key that made it, at the latest, and is revoked with it. Audited.
     async fn create_key(
         &self,
         org: OrgId,
         new: NewKey,
         actor: Actor,
         now: Timestamp,
-    ) -> Result<KeyId, KeyError>;
+    ) -> Result<CreatedKey, KeyError>;
 
-    /// Revokes a key and ends the browser sessions that it opened. Audited.
+    /// Revokes a key and all keys that were made with it, and ends the browser sessions that they opened. Audited.
     async fn revoke_key(
         &self,
         org: OrgId,
@@ -241,8 +270,8 @@ pub trait Keys: Send + Sync {
         now: Timestamp,
     ) -> Result<(), KeyError>;
 
-    /// Creates a key with the name and expiry of an older key, and shortens the expiry of the older one.
-    /// Audited.
+    /// Creates a key with the name and expiry of an older key, and shortens the expiry of the older one. Keys that the
+    /// older one made belong to the new one. Audited.
     async fn rotate_key(
         &self,
         org: OrgId,

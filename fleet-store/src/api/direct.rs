@@ -46,10 +46,9 @@ pub struct Released {
 pub struct Exclusion {
     /// The address.
     pub ip: IpAddr,
-    /// The first node that it was attributed to, revoked or not.
-    pub node: NodeId,
-    /// The name of that node.
-    pub node_name: String,
+    /// The first node that it was attributed to, revoked or not, and its name. None if that node is of another
+    /// organization.
+    pub node: Option<(NodeId, String)>,
 }
 
 /// Why no address was released.
@@ -110,7 +109,7 @@ pub enum DirectOutcome {
 /// The store guarantees the following. A release lasts from the commit of [`Direct::release_for_dialing`] to
 /// the earlier of [`Direct::give_back`] and [`DialRequest::until`]. During that time, no transaction commits
 /// that attributes an endpoint at an allowed address to a node. An address where an endpoint was ever
-/// attributed is never allowed. A server that dials only during a release thus never dials an address after a
+/// attributed to a node of any organization is never allowed. A server that dials only during a release thus never dials an address after a
 /// node's report of it was accepted. Reports of such addresses are refused with
 /// [`ReportError::BeingDialed`](crate::ReportError).
 #[async_trait]

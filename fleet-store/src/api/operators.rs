@@ -12,7 +12,7 @@ use crate::{Actor, StoreError};
 pub struct NewOperator {
     /// The organization's name; created when it does not exist.
     pub org: String,
-    /// Unique over all organizations, compared in lower case.
+    /// Unique within the organization, compared in lower case.
     pub email: String,
     /// What the operator may do.
     pub role: Role,
@@ -108,7 +108,7 @@ pub enum OpenBrowserSessionError {
 pub enum CreateOperatorError {
     /// The e-mail is taken.
     #[error(
-        "an operator with the e-mail `{0}` exists already: create another key for it with create-key, or choose another e-mail"
+        "an operator of this organization has the e-mail `{0}` already: create another key for it with create-key, or choose another e-mail"
     )]
     EmailTaken(String),
     /// An organization has this name in another case.
@@ -132,6 +132,12 @@ pub enum CreateKeyError {
     /// There is no such operator.
     #[error("no operator has the e-mail `{0}`: create one with create-operator first")]
     UnknownEmail(String),
+    /// Operators of several organizations have this e-mail.
+    #[error("operators of several organizations have the e-mail `{0}`: name one with --org")]
+    AmbiguousEmail(String),
+    /// The operator holds the most keys allowed.
+    #[error("operator {0} has {limit} keys, the limit: revoke some first", limit = crate::KEYS_OF_AN_OPERATOR)]
+    TooMany(OperatorId),
     /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
@@ -163,14 +169,30 @@ pub trait Operators: Send + Sync {
         self.create_operator_with(new, None, actor).await
     }
 
-    /// Stores a key's hash for the operator of this e-mail, under a name.
+    /// Stores a key's hash for the operator of this e-mail in the named organization, under a name.
+    async fn create_operator_key_in(
+        &self,
+        org: Option<&str>,
+        email: &str,
+        key: SecretHash,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<KeyId, CreateKeyError>;
+
+    /// The same where the e-mail is in one organization only.
     async fn create_operator_key(
         &self,
         email: &str,
         key: SecretHash,
         actor: Actor,
         now: Timestamp,
-    ) -> Result<KeyId, CreateKeyError>;
+    ) -> Result<KeyId, CreateKeyError> {
+        self.create_operator_key_in(None, email, key, actor, now)
+            .await
+    }
+
+    /// Whether there is more than one organization.
+    async fn has_several_orgs(&self) -> Result<bool, StoreError>;
 
     /// The owner of a key; `None` when it is unknown, expired or revoked. Records the use, to the minute.
     async fn operator_by_key(

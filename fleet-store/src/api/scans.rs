@@ -228,6 +228,8 @@ pub struct EventPage {
     pub state: ScanState,
     /// The newest sequence of the log.
     pub last_sequence: i64,
+    /// Whether events after the cursor are no longer kept.
+    pub is_deleted: bool,
 }
 
 /// A host that answered a scan and that no driver identified.
@@ -317,6 +319,15 @@ pub trait Scans: Send + Sync {
         limit: u32,
         now: Timestamp,
     ) -> Result<Option<EventPage>, StoreError>;
+
+    /// Deletes at most `limit` events of scans that ended before a time, oldest scans first. The scans themselves and
+    /// the audit trail stay. Returns how many were deleted; fewer than `limit` means that none are left.
+    async fn delete_old_events(
+        &self,
+        ended_before: Timestamp,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<u64, StoreError>;
 
     /// Lists the unidentified hosts of a scan after a position, in the order of their first reports, at most `limit`.
     /// Returns `None` if the organization has no such scan.

@@ -2,7 +2,7 @@
 //! one transaction. An operator's row is the lock for everything that belongs to the operator. The
 //! organization's row is the lock for its set of administrators, and is locked first.
 
-mod keys;
+pub(super) mod keys;
 mod members;
 pub(super) mod passwords;
 pub(super) mod sessions;
@@ -26,14 +26,21 @@ use crate::{
 
 #[async_trait]
 impl Accounts for SqlStore {
-    async fn account(
+    async fn account_in(
         &self,
+        org: Option<&str>,
         email: &str,
         source: Option<IpAddr>,
     ) -> Result<Option<Account>, StoreError> {
         let db = self.reader();
         let read = async {
-            let operator = by_email(db, &canonical_email(email)).await?;
+            let operators = by_email(db, &canonical_email(email)).await?;
+            let org = org.map(str::to_lowercase);
+            // The same query whether or not an organization is named, and whatever it is called.
+            let operator = operators
+                .into_iter()
+                .find(|(_, name)| org.as_ref().is_none_or(|org| *org == name.to_lowercase()));
+            let operator = operator.map(|(operator, _)| operator);
             // An unknown e-mail costs the same queries, so their duration does not reveal who
             // exists.
             let id = operator.as_ref().map_or(0, |operator| operator.id);
@@ -54,6 +61,14 @@ impl Accounts for SqlStore {
             }))
         };
         read.await.during("account")
+    }
+
+    async fn orgs_of_email(&self, email: &str) -> Result<Vec<String>, StoreError> {
+        let found = by_email(self.reader(), &canonical_email(email)).await;
+        let names = |found: Vec<(operator::Model, String)>| found.into_iter().map(|of| of.1);
+        found
+            .map(|found| names(found).collect())
+            .during("orgs_of_email")
     }
 
     async fn set_password(

@@ -23,7 +23,7 @@ impl Direct for SqlStore {
         transaction!(self, "release_for_dialing", |tx| {
             use direct_lease::Column as C;
             let org = request.org;
-            endpoints::lock_exclusive(tx, org).await?;
+            endpoints::lock_exclusive(tx).await?;
             direct_lease::Entity::delete_many()
                 .filter(C::OrgId.eq(org.0))
                 // A server that crashed did not give its leases back.
@@ -40,7 +40,16 @@ impl Direct for SqlStore {
             if let Some(other) = other {
                 return refuse(ReleaseError::Busy(other.scan_id.0));
             }
-            let attributed = attributed(tx, org, &request.addresses).await?;
+            let attributed = attributed(tx, &request.addresses).await?;
+            let own: BTreeSet<NodeId> = attributed
+                .iter()
+                .filter(|row| row.org_id == org.0)
+                .map(|row| NodeId(row.node_id))
+                .collect();
+            let attributed = attributed
+                .iter()
+                .map(endpoint)
+                .collect::<Result<Vec<_>, _>>()?;
             let divided = divide(request.addresses.iter().copied(), attributed);
             let row = |ip: &IpAddr| direct_lease::ActiveModel {
                 org_id: Set(org.0),
@@ -52,12 +61,11 @@ impl Direct for SqlStore {
                 .update_column(C::Until)
                 .to_owned();
             inserts::all_or(tx, divided.allowed.iter().map(row).collect(), again).await?;
-            let nodes: BTreeSet<NodeId> = divided.excluded.iter().map(|(_, node)| *node).collect();
-            let names = endpoints::names(tx, nodes).await?;
+            let names = endpoints::names(tx, own).await?;
+            // A node of another organization is not named.
             let exclusion = |(ip, node): (IpAddr, NodeId)| Exclusion {
                 ip,
-                node,
-                node_name: names.get(&node).cloned().unwrap_or_default(),
+                node: names.get(&node).map(|name| (node, name.clone())),
             };
             Ok(Released {
                 allowed: divided.allowed,
@@ -101,26 +109,23 @@ impl Direct for SqlStore {
     }
 }
 
-/// Every endpoint at these addresses that was ever attributed to a node.
+/// Every endpoint at these addresses that was ever attributed to a node, of any organization.
 async fn attributed(
     tx: &DatabaseTransaction,
-    org: OrgId,
     addresses: &[IpAddr],
-) -> Result<Vec<(Endpoint, NodeId)>, DbErr> {
+) -> Result<Vec<node_endpoint::Model>, DbErr> {
     let addresses = addresses
         .iter()
         .map(|ip| AsText(fleet_core::canonical(*ip)));
-    let rows = node_endpoint::Entity::find()
-        .filter(node_endpoint::Column::OrgId.eq(org.0))
+    node_endpoint::Entity::find()
         // By address, because a device answers at other ports too (decision 0003).
         .filter(node_endpoint::Column::Ip.is_in(addresses))
         .order_by_asc(node_endpoint::Column::Since)
         .all(tx)
-        .await?;
-    rows.into_iter()
-        .map(|row| {
-            let port = codec::read_port(row.port)?;
-            Ok((Endpoint { ip: row.ip.0, port }, NodeId(row.node_id)))
-        })
-        .collect()
+        .await
+}
+
+fn endpoint(row: &node_endpoint::Model) -> Result<(Endpoint, NodeId), DbErr> {
+    let port = codec::read_port(row.port)?;
+    Ok((Endpoint { ip: row.ip.0, port }, NodeId(row.node_id)))
 }

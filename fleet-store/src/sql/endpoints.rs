@@ -2,8 +2,11 @@
 //! and leasing its address for dialing are ordered here.
 //!
 //! Each side reads the other's rows before it writes its own, so two such transactions must not overlap. On
-//! PostgreSQL an advisory lock of the organization separates them: shared to attribute, exclusive to lease. It
-//! is the last lock of every transaction. SQLite has only one writer.
+//! PostgreSQL an advisory lock separates them: shared to attribute, exclusive to lease. It is the last lock of
+//! every transaction. SQLite has only one writer.
+//!
+//! Both count by address, for all organizations together: the server's network belongs to one of them, and the
+//! device at an address may be another's.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +21,7 @@ use super::{
 };
 use crate::sql::prelude::*;
 
-/// The first half of the advisory lock's key. The other half is the organization.
+/// The first half of the advisory lock's key. The other half is 0.
 const ENDPOINTS: i32 = 0x706c_6163;
 
 /// Attributes endpoints to a node permanently. If the server is dialing one of their addresses, this writes
@@ -33,14 +36,13 @@ pub(crate) async fn attribute(
     if endpoints.is_empty() {
         return Ok(None);
     }
-    lock(tx, org, "SELECT pg_advisory_xact_lock_shared($1, $2)").await?;
+    lock(tx, "SELECT pg_advisory_xact_lock_shared($1, $2)").await?;
     let addresses: BTreeSet<_> = endpoints
         .iter()
         .map(|endpoint| AsText(endpoint.ip))
         .collect();
     // Under the lock, so no lease can begin between this check and the commit.
     let dialed = direct_lease::Entity::find()
-        .filter(direct_lease::Column::OrgId.eq(org.0))
         .filter(direct_lease::Column::Ip.is_in(addresses))
         .filter(direct_lease::Column::Until.gt(Micros(now)))
         .one(tx)
@@ -58,9 +60,9 @@ pub(crate) async fn attribute(
     Ok(None)
 }
 
-/// Blocks the attribution and leasing of an organization's endpoints until this transaction ends.
-pub(crate) async fn lock_exclusive(tx: &DatabaseTransaction, org: OrgId) -> Result<(), DbErr> {
-    lock(tx, org, "SELECT pg_advisory_xact_lock($1, $2)").await
+/// Blocks the attribution and leasing of endpoints until this transaction ends.
+pub(crate) async fn lock_exclusive(tx: &DatabaseTransaction) -> Result<(), DbErr> {
+    lock(tx, "SELECT pg_advisory_xact_lock($1, $2)").await
 }
 
 /// Writes the node that each endpoint was attributed to. The caller has checked that none of them is being
@@ -107,15 +109,12 @@ pub(crate) async fn names(
         .collect())
 }
 
-async fn lock(tx: &DatabaseTransaction, org: OrgId, sql: &str) -> Result<(), DbErr> {
+async fn lock(tx: &DatabaseTransaction, sql: &str) -> Result<(), DbErr> {
     if tx.get_database_backend() != DbBackend::Postgres {
         return Ok(());
     }
-    // A collision of two organizations on one key only causes an unnecessary wait.
-    let [.., a, b, c, d] = org.0.to_be_bytes();
-    let org = i32::from_be_bytes([a, b, c, d]);
     let lock =
-        Statement::from_sql_and_values(DbBackend::Postgres, sql, [ENDPOINTS.into(), org.into()]);
+        Statement::from_sql_and_values(DbBackend::Postgres, sql, [ENDPOINTS.into(), 0.into()]);
     tx.execute_raw(lock).await?;
     Ok(())
 }

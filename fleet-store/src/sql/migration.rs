@@ -10,7 +10,7 @@ use sea_orm::{ConnectionTrait, DbBackend};
 use sea_orm_migration::prelude::*;
 
 /// All steps in order.
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     Step {
         name: "m0001_first_schema",
         sql: include_str!("migration/m0001_first_schema.sql"),
@@ -42,6 +42,10 @@ const STEPS: [Step; 8] = [
     Step {
         name: "m0008_between_servers",
         sql: include_str!("migration/m0008_between_servers.sql"),
+    },
+    Step {
+        name: "m0009_boundary",
+        sql: include_str!("migration/m0009_boundary.sql"),
     },
 ];
 

@@ -2,7 +2,7 @@
 //! in [`super::accounts`].
 
 use super::{
-    accounts::{lock, passwords, sessions, sessions::make_room, shown},
+    accounts::{keys::has_most, lock, passwords, sessions, sessions::make_room, shown},
     audit,
     entity::{browser_session, operator, operator_key, org},
 };
@@ -51,6 +51,11 @@ impl Operators for SqlStore {
         count.map(|count| count > 0).during("has_operators")
     }
 
+    async fn has_several_orgs(&self) -> Result<bool, StoreError> {
+        let orgs = org::Entity::find().limit(2).all(self.reader()).await;
+        orgs.map(|orgs| orgs.len() > 1).during("has_several_orgs")
+    }
+
     async fn create_operator_with(
         &self,
         new: NewOperator,
@@ -59,9 +64,6 @@ impl Operators for SqlStore {
     ) -> Result<OperatorId, CreateOperatorError> {
         transaction!(self, "create_operator", |tx| {
             let email = canonical_email(&new.email);
-            if by_email(tx, &email).await?.is_some() {
-                return refuse(CreateOperatorError::EmailTaken(email));
-            }
             let org = match org_named(tx, &new.org, new.now).await? {
                 Ok(org) => org,
                 Err(existing) => {
@@ -69,6 +71,10 @@ impl Operators for SqlStore {
                     return refuse(CreateOperatorError::OrgDiffersInCase { named, existing });
                 }
             };
+            let namesakes = by_email(tx, &email).await?;
+            if namesakes.iter().any(|(known, _)| known.org_id == org.0) {
+                return refuse(CreateOperatorError::EmailTaken(email));
+            }
             let created = operator::ActiveModel {
                 id: NotSet,
                 org_id: Set(org.0),
@@ -88,8 +94,9 @@ impl Operators for SqlStore {
         })
     }
 
-    async fn create_operator_key(
+    async fn create_operator_key_in(
         &self,
+        org: Option<&str>,
         email: &str,
         key: SecretHash,
         actor: Actor,
@@ -97,9 +104,23 @@ impl Operators for SqlStore {
     ) -> Result<KeyId, CreateKeyError> {
         let email = canonical_email(email);
         transaction!(self, "create_operator_key", |tx| {
-            let Some(operator) = by_email(tx, &email).await? else {
+            let mut named = by_email(tx, &email).await?;
+            named.retain(|(_, name)| {
+                org.is_none_or(|org| org.to_lowercase() == name.to_lowercase())
+            });
+            if named.len() > 1 {
+                return refuse(CreateKeyError::AmbiguousEmail(email.clone()));
+            }
+            let operator = match named.pop() {
+                Some((operator, _)) => lock(tx, OperatorId(operator.id)).await?,
+                None => None,
+            };
+            let Some(operator) = operator else {
                 return refuse(CreateKeyError::UnknownEmail(email.clone()));
             };
+            if has_most(tx, &operator, now).await? {
+                return refuse(CreateKeyError::TooMany(OperatorId(operator.id)));
+            }
             let created = operator_key::ActiveModel {
                 id: NotSet,
                 operator_id: Set(operator.id),
@@ -109,6 +130,7 @@ impl Operators for SqlStore {
                 name: Set(FIRST_KEY.to_owned()),
                 last_used_at: Set(None),
                 expires_at: Set(None),
+                made_by: Set(None),
             };
             let id = KeyId(created.insert(tx).await?.id);
             let subject = format!("key {id} of operator {} ({email})", operator.id);
@@ -272,16 +294,35 @@ pub(super) fn canonical_email(email: &str) -> String {
     email.trim().to_lowercase()
 }
 
-/// The operator with this e-mail, unless removed.
+/// The operators with this e-mail that are not removed, each with the name of its organization, oldest first. There are
+/// always two queries.
 pub(super) async fn by_email(
     db: &impl ConnectionTrait,
     email: &str,
-) -> Result<Option<operator::Model>, DbErr> {
-    operator::Entity::find()
+) -> Result<Vec<(operator::Model, String)>, DbErr> {
+    let operators = operator::Entity::find()
         .filter(operator::Column::Email.eq(email))
         .filter(operator::Column::RemovedAt.is_null())
-        .one(db)
-        .await
+        .order_by_asc(operator::Column::Id)
+        .all(db)
+        .await?;
+    let orgs = org::Entity::find()
+        // No organization has the id 0.
+        .filter(org::Column::Id.is_in(operators.iter().map(|of| of.org_id).chain([0])))
+        .all(db)
+        .await?;
+    let name = |id: i64| {
+        orgs.iter()
+            .find(|org| org.id == id)
+            .map(|org| org.name.clone())
+    };
+    Ok(operators
+        .into_iter()
+        .map(|operator| {
+            let name = name(operator.org_id).unwrap_or_default();
+            (operator, name)
+        })
+        .collect())
 }
 
 /// The organization with this name, created if it is new. Fails with the name of an existing one that differs only in

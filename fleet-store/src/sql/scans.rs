@@ -1,5 +1,7 @@
 //! The scan operations, and the queries for scans and their logs.
 
+mod retention;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use fleet_core::{enrollment::NodeState, outcome::Conclusion};
@@ -124,14 +126,27 @@ impl Scans for SqlStore {
                 .map(event)
                 .collect::<Result<Vec<_>, _>>()?;
             let newest = events.last().map_or(0, |event| event.sequence);
+            let next = events.first().map_or(i64::MAX, |event| event.sequence);
             Ok(Some(EventPage {
                 progress: progress(&row, now)?,
                 state: row.state.0,
                 last_sequence: row.last_sequence.max(newest),
                 events,
+                is_deleted: after < row.last_sequence && next > after + 1,
             }))
         };
         page.await.during("read_events")
+    }
+
+    async fn delete_old_events(
+        &self,
+        ended_before: Timestamp,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        transaction!(self, "delete_old_events", |tx| {
+            Ok(retention::delete(tx, ended_before, u64::from(limit), now).await?)
+        })
     }
 
     async fn scan_hosts(
@@ -497,6 +512,7 @@ fn rows(new: &NewScan) -> Result<(scan::ActiveModel, Vec<chunk::ActiveModel>), D
         rejected: Set(0),
         first_device_at: Set(None),
         ledger: Set(None),
+        events_deleted_at: Set(None),
         targets_key: Set(Some(hash_of_targets(&new.plan.targets_key()))),
     };
     let chunk = |(position, chunk): (usize, &fleet_discovery::Chunk)| {

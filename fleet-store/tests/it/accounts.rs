@@ -17,6 +17,9 @@ contract! {
     a_session_is_ended_by_its_owner_alone
     a_revoked_key_ends_its_sessions
     a_rotated_key_lives_for_its_grace_and_not_longer
+    a_key_never_outlives_the_key_that_made_it
+    keys_made_by_a_key_belong_to_the_key_that_replaces_it
+    keys_of_others_end_with_the_key_of_a_removed_operator
     a_key_is_over_at_its_end
     keys_are_within_reach_of_their_owner_and_the_administrator
     a_keys_use_is_remembered_to_the_minute
@@ -74,14 +77,24 @@ async fn is_open(site: &Site, token: &str) -> bool {
 }
 
 async fn key(site: &Site, name: &str, expires: Option<u64>) -> KeyId {
+    made_by(site, None, name, expires).await.expect("made").id
+}
+
+async fn made_by(
+    site: &Site,
+    maker: Option<Credential>,
+    name: &str,
+    expires: Option<u64>,
+) -> Result<CreatedKey, KeyError> {
     let new = NewKey {
         operator: site.operator,
         name: name.to_owned(),
         hash: secret(name),
         expires_at: expires.map(at),
+        maker,
     };
     let made = site.store.create_key(site.org, new, site.actor(), at(1));
-    made.await.expect("made")
+    made.await
 }
 
 async fn is_good(site: &Site, text: &str, now: u64) -> bool {
@@ -315,6 +328,7 @@ async fn a_rotated_key_lives_for_its_grace_and_not_longer(site: Site) {
                 key: id,
                 hash: secret(hash),
                 old_until: at(until),
+                maker: None,
             };
             let rotated = store.rotate_key(org, reach, rotation, actor, at(10));
             rotated.await.expect("rotated")
@@ -371,6 +385,7 @@ async fn keys_are_within_reach_of_their_owner_and_the_administrator(site: Site) 
         name: "carls".into(),
         hash: secret("carls"),
         expires_at: None,
+        maker: None,
     };
     let foreign = site
         .store
@@ -407,12 +422,112 @@ async fn an_operator_has_a_bounded_number_of_keys(site: Site) {
         name: "one more".into(),
         hash: secret("one more"),
         expires_at: None,
+        maker: None,
     };
     let refused = site
         .store
         .create_key(site.org, new, site.actor(), at(1))
         .await;
     assert!(matches!(refused, Err(KeyError::TooMany(_))), "{refused:?}");
+    let by_admin = site
+        .store
+        .create_operator_key("ann@acme.test", secret("x"), Actor::SYSTEM, at(1))
+        .await;
+    assert!(
+        matches!(by_admin, Err(CreateKeyError::TooMany(of)) if of == site.operator),
+        "{by_admin:?}"
+    );
+}
+
+async fn a_key_never_outlives_the_key_that_made_it(site: Site) {
+    let maker = key(&site, "maker", Some(500)).await;
+    let by = |id| Some(Credential::Key(id));
+    let child = made_by(&site, by(maker), "child", None)
+        .await
+        .expect("made");
+    assert_eq!(child.expires_at, Some(at(500)), "not without an end");
+    let later = made_by(&site, by(maker), "later", Some(900)).await;
+    assert_eq!(later.expect("made").expires_at, Some(at(500)));
+    let sooner = made_by(&site, by(maker), "sooner", Some(100)).await;
+    assert_eq!(sooner.expect("made").expires_at, Some(at(100)));
+    // A session that a key opened makes keys like the key itself.
+    let session = open(&site, "by child", Proof::Key(child.id)).await;
+    let session = Some(Credential::Session(session.expect("opened")));
+    let grandchild = made_by(&site, session, "grandchild", None).await;
+    assert_eq!(grandchild.expect("made").expires_at, Some(at(500)));
+    for name in ["child", "later", "grandchild"] {
+        assert!(is_good(&site, name, 3).await, "{name}");
+    }
+    let reach = KeyScope::Own(site.operator);
+    let revoked = site
+        .store
+        .revoke_key(site.org, reach, maker, site.actor(), at(2));
+    revoked.await.expect("revoked");
+    for name in ["maker", "child", "later", "sooner", "grandchild"] {
+        assert!(!is_good(&site, name, 3).await, "{name}");
+    }
+    assert!(!is_open(&site, "by child").await);
+    assert!(is_good(&site, "ann's key", 3).await, "made by nobody");
+    let late = made_by(&site, by(maker), "late", None).await;
+    assert!(matches!(late, Err(KeyError::MakerEnded)), "{late:?}");
+}
+
+async fn keys_made_by_a_key_belong_to_the_key_that_replaces_it(site: Site) {
+    let maker = key(&site, "maker", None).await;
+    let child = made_by(&site, Some(Credential::Key(maker)), "child", None).await;
+    assert_eq!(child.expect("made").expires_at, None);
+    let short = key(&site, "short", Some(300)).await;
+    let reach = KeyScope::Own(site.operator);
+    let rotate = |key, hash: &'static str, maker| {
+        let rotation = Rotation {
+            key,
+            hash: secret(hash),
+            old_until: at(10),
+            maker: Some(Credential::Key(maker)),
+        };
+        site.store
+            .rotate_key(site.org, reach, rotation, site.actor(), at(3))
+    };
+    let second = rotate(maker, "second", maker).await.expect("rotated");
+    assert!(is_good(&site, "second", 9_000).await, "it replaces itself");
+    assert!(is_good(&site, "child", 9_000).await, "it has a new maker");
+    // A key that ends cannot make one without an end of one that it can rotate.
+    rotate(second, "third", short).await.expect("rotated");
+    for name in ["third", "child"] {
+        assert!(is_good(&site, name, 299).await, "{name}");
+        assert!(!is_good(&site, name, 300).await, "{name}");
+    }
+    let revoked = site
+        .store
+        .revoke_key(site.org, reach, short, site.actor(), at(5));
+    revoked.await.expect("revoked");
+    for name in ["third", "child"] {
+        assert!(!is_good(&site, name, 6).await, "{name}");
+    }
+}
+
+async fn keys_of_others_end_with_the_key_of_a_removed_operator(site: Site) {
+    let carl = member(&site, "carl@acme.test", Role::Admin).await;
+    let new = |operator, name: &str, maker| NewKey {
+        operator,
+        name: name.into(),
+        hash: secret(name),
+        expires_at: None,
+        maker,
+    };
+    let create = |new| site.store.create_key(site.org, new, site.actor(), at(1));
+    let carls = create(new(carl, "carls", None)).await.expect("made").id;
+    let maker = Some(Credential::Key(carls));
+    create(new(site.operator, "for ann", maker))
+        .await
+        .expect("made");
+    assert!(is_good(&site, "for ann", 3).await);
+    let removed = site
+        .store
+        .remove_member(site.org, carl, site.actor(), at(2));
+    removed.await.expect("removed");
+    assert!(!is_good(&site, "for ann", 3).await);
+    assert!(is_good(&site, "ann's key", 3).await);
 }
 
 async fn the_last_administrator_stays(site: Site) {

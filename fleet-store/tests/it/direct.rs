@@ -21,7 +21,8 @@ use crate::site::{Node, Site, at, blank, mac, plain, row, with_mac};
 contract! {
     addresses_that_a_node_ever_had_are_never_released
     exclusion_holds_after_revoke_and_for_the_node_that_comes_after
-    another_organizations_devices_exclude_nothing
+    another_organizations_devices_are_excluded_by_address_and_not_named
+    a_report_of_another_organization_waits_too
     a_report_waits_while_the_server_dials_there
     a_report_elsewhere_does_not_wait
     a_server_that_died_holds_reports_up_for_a_while_only
@@ -75,7 +76,10 @@ impl Site {
             .try_release(self.org, scan, addresses, 40)
             .await
             .expect("released");
-        let excluded = |exclusion: &Exclusion| format!("{} {}", exclusion.ip, exclusion.node_name);
+        let excluded = |exclusion: &Exclusion| match &exclusion.node {
+            Some((_, name)) => format!("{} {name}", exclusion.ip),
+            None => format!("{} of another organization", exclusion.ip),
+        };
         (
             released.allowed.iter().map(ToString::to_string).collect(),
             released.excluded.iter().map(excluded).collect(),
@@ -169,16 +173,44 @@ async fn exclusion_holds_after_revoke_and_for_the_node_that_comes_after(site: Si
     assert_eq!(excluded, ["10.0.0.7 north", "10.0.0.8 south"]);
 }
 
-async fn another_organizations_devices_exclude_nothing(site: Site) {
+async fn another_organizations_devices_are_excluded_by_address_and_not_named(site: Site) {
     site.node_with("north", vec![plain("10.0.0.7", "80")]).await;
     let other = site.other_org().await;
     let released = site
-        .try_release(other, run(1), &["10.0.0.7"], 40)
+        .try_release(other, run(1), &["10.0.0.7", "10.0.0.8"], 40)
         .await
         .expect("released");
-    assert_eq!(released.allowed, [ip("10.0.0.7")]);
-    // This organization does not wait for the other one's run either.
-    site.release(run(2), &["10.0.0.8"]).await;
+    assert_eq!(released.allowed, [ip("10.0.0.8")]);
+    let excluded = Exclusion {
+        ip: ip("10.0.0.7"),
+        node: None,
+    };
+    assert_eq!(released.excluded, [excluded]);
+    // This organization does not wait for the other one's run.
+    site.release(run(2), &["10.0.0.9"]).await;
+}
+
+async fn a_report_of_another_organization_waits_too(site: Site) {
+    let node = site.node("north").await;
+    let command = site.running(node, "10.0.0.0/24").await;
+    let other = site.other_org().await;
+    site.try_release(other, run(1), &["10.0.0.7"], 40)
+        .await
+        .expect("released");
+    let report = NewReport {
+        now: at(41),
+        ..site.report(node, command.command, vec![plain("10.0.0.7", "80")])
+    };
+    let refused = site.store.record_report(report.clone()).await;
+    assert!(
+        matches!(refused, Err(ReportError::BeingDialed(waits)) if waits == ip("10.0.0.7")),
+        "{refused:?}"
+    );
+    site.store
+        .give_back(other, run(1))
+        .await
+        .expect("given back");
+    site.store.record_report(report).await.expect("recorded");
 }
 
 async fn a_report_waits_while_the_server_dials_there(site: Site) {

@@ -27,6 +27,7 @@ mod refusals;
 mod replicas;
 mod reports;
 mod results;
+mod retention;
 mod schedules;
 mod schema;
 mod search;

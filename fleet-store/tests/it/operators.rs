@@ -8,6 +8,7 @@ use crate::site::{Site, at, nobody, secret};
 contract! {
     an_operator_is_found_by_key_and_by_session
     an_email_is_taken_once_in_any_case
+    an_email_has_an_account_in_each_organization
     organizations_never_differ_only_in_case
     a_key_needs_an_operator
     a_session_ends_by_time_and_by_word
@@ -125,6 +126,45 @@ async fn an_email_is_taken_once_in_any_case(site: Site) {
         (site.org, Role::Viewer),
         "the organization of this name was there"
     );
+}
+
+async fn an_email_has_an_account_in_each_organization(site: Site) {
+    site.other_org().await;
+    let new = NewOperator {
+        org: "other".into(),
+        email: "Ann@acme.test".into(),
+        role: Role::Viewer,
+        now: at(1),
+    };
+    let second = site.store.create_operator(new.clone(), nobody()).await;
+    let second = second.expect("another organization's operators are unknown to it");
+    let again = site.store.create_operator(new, nobody()).await;
+    assert!(matches!(again, Err(CreateOperatorError::EmailTaken(_))));
+    let account = async |org| {
+        let found = site.store.account_in(org, "ANN@acme.test", None).await;
+        found.expect("read").map(|account| account.operator)
+    };
+    assert_eq!(account(None).await, Some(site.operator), "the oldest");
+    assert_eq!(account(Some("ACME")).await, Some(site.operator));
+    assert_eq!(account(Some("other")).await, Some(second));
+    assert_eq!(account(Some("nowhere")).await, None);
+    let orgs = site.store.orgs_of_email("ann@acme.test").await;
+    assert_eq!(orgs.expect("read"), ["acme", "other"]);
+    let key = |org| {
+        let key = secret(org);
+        let org = Some(org).filter(|org| !org.is_empty());
+        let store = &site.store;
+        store.create_operator_key_in(org, "ann@acme.test", key, nobody(), at(1))
+    };
+    let unclear = key("").await;
+    assert!(
+        matches!(unclear, Err(CreateKeyError::AmbiguousEmail(_))),
+        "{unclear:?}"
+    );
+    key("other").await.expect("a key");
+    let found = site.store.operator_by_key(secret("other"), at(1)).await;
+    assert_eq!(found.expect("read").expect("known").operator, second);
+    assert!(site.store.has_several_orgs().await.expect("read"));
 }
 
 async fn organizations_never_differ_only_in_case(site: Site) {

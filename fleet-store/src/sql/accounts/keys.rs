@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use super::{lock, sessions};
 use crate::{
-    KEYS_OF_AN_OPERATOR, KeyError, KeyScope, Keys, NewKey, OperatorKey, Rotation,
+    CreatedKey, Credential, KEYS_OF_AN_OPERATOR, KeyError, KeyScope, Keys, NewKey, OperatorKey,
+    Rotation,
     sql::{
         audit,
-        entity::{operator, operator_key},
+        entity::{browser_session, operator, operator_key},
         operators::is_live,
         prelude::*,
     },
@@ -64,19 +65,22 @@ impl Keys for SqlStore {
         new: NewKey,
         actor: Actor,
         now: Timestamp,
-    ) -> Result<KeyId, KeyError> {
+    ) -> Result<CreatedKey, KeyError> {
         transaction!(self, "create_key", |tx| {
             let owner = lock(tx, new.operator).await?;
             let Some(owner) = owner.filter(|owner| owner.org_id == org.0) else {
                 return refuse(KeyError::NoOperator(new.operator));
             };
-            let id = insert(tx, &owner, &new, now).await?;
+            let maker = maker(tx, new.maker, now).await?;
+            let expires_at = earlier(new.expires_at, maker.as_ref());
+            let made_by = maker.map(|maker| maker.id);
+            let id = insert(tx, &owner, &new, expires_at, made_by, now).await?;
             let subject = format!(
                 "key {id} of operator {} ({}), {}",
                 owner.id, owner.email, new.name
             );
             audit::done(tx, org, &actor, "operator.create_key", subject, now).await?;
-            Ok(id)
+            Ok(CreatedKey { id, expires_at })
         })
     }
 
@@ -90,14 +94,12 @@ impl Keys for SqlStore {
     ) -> Result<(), KeyError> {
         transaction!(self, "revoke_key", |tx| {
             let (owner, found) = within_reach(tx, org, reach, key, now).await?;
-            let revoked = operator_key::ActiveModel {
-                id: Set(found.id),
-                revoked_at: Set(Some(Micros(now))),
-                ..Default::default()
+            let made = revoke_with_made(tx, vec![found.id], now).await?;
+            let made = match made {
+                0 => String::new(),
+                made => format!(", with {made} keys that were made with it"),
             };
-            revoked.update(tx).await?;
-            sessions::end_of_key(tx, found.id).await?;
-            let subject = format!("key {key} of operator {} ({})", owner.id, owner.email);
+            let subject = format!("key {key} of operator {} ({}){made}", owner.id, owner.email);
             audit::done(tx, org, &actor, "operator.revoke_key", subject, now).await?;
             Ok(())
         })
@@ -115,15 +117,22 @@ impl Keys for SqlStore {
             key,
             hash,
             old_until,
+            maker: by,
         } = rotation;
         transaction!(self, "rotate_key", |tx| {
             let (owner, found) = within_reach(tx, org, reach, key, now).await?;
+            let maker = maker(tx, by, now).await?;
+            // A key that replaces itself leaves its place to the new one.
+            let maker = maker.filter(|maker| maker.id != found.id);
+            let made_by = maker.as_ref().map_or(found.made_by, |maker| Some(maker.id));
+            // A rotation must not extend the life of a key.
+            let expires_at = earlier(found.expires_at.map(|end| end.0), maker.as_ref());
             let new = NewKey {
                 operator: OperatorId(owner.id),
                 name: found.name.clone(),
                 hash,
-                // A rotation must not extend the life of a key.
-                expires_at: found.expires_at.map(|end| end.0),
+                expires_at,
+                maker: by,
             };
             let end = found
                 .expires_at
@@ -134,7 +143,8 @@ impl Keys for SqlStore {
                 ..Default::default()
             };
             ending.update(tx).await?;
-            let id = insert(tx, &owner, &new, now).await?;
+            let id = insert(tx, &owner, &new, expires_at, made_by, now).await?;
+            hand_over(tx, found.id, id, expires_at).await?;
             let subject = format!(
                 "key {key} of operator {} ({}) by key {id}",
                 owner.id, owner.email
@@ -158,15 +168,11 @@ async fn insert(
     tx: &DatabaseTransaction,
     owner: &operator::Model,
     new: &NewKey,
+    expires_at: Option<Timestamp>,
+    made_by: Option<i64>,
     now: Timestamp,
 ) -> Result<KeyId, Failure<KeyError>> {
-    let held = operator_key::Entity::find()
-        .filter(operator_key::Column::OperatorId.eq(owner.id))
-        .filter(living(now))
-        .count(tx)
-        .await?;
-    // The owner's lock keeps two calls from passing this check together.
-    if held >= KEYS_OF_AN_OPERATOR {
+    if has_most(tx, owner, now).await? {
         return refuse(KeyError::TooMany(new.operator));
     }
     let created = operator_key::ActiveModel {
@@ -177,9 +183,127 @@ async fn insert(
         revoked_at: Set(None),
         name: Set(new.name.clone()),
         last_used_at: Set(None),
-        expires_at: Set(new.expires_at.map(Micros)),
+        expires_at: Set(expires_at.map(Micros)),
+        made_by: Set(made_by),
     };
     Ok(KeyId(created.insert(tx).await?.id))
+}
+
+/// Whether an operator holds the most keys allowed. The owner's lock keeps two calls from passing this check together.
+pub(in crate::sql) async fn has_most(
+    tx: &DatabaseTransaction,
+    owner: &operator::Model,
+    now: Timestamp,
+) -> Result<bool, DbErr> {
+    let held = operator_key::Entity::find()
+        .filter(operator_key::Column::OperatorId.eq(owner.id))
+        .filter(living(now))
+        .count(tx)
+        .await?;
+    Ok(held >= KEYS_OF_AN_OPERATOR)
+}
+
+/// The key that makes a key: the one of the call, or the one that opened its session. It is locked until the
+/// transaction ends, so that a revocation either finds the new key or prevents it.
+async fn maker(
+    tx: &DatabaseTransaction,
+    by: Option<Credential>,
+    now: Timestamp,
+) -> Result<Option<operator_key::Model>, Failure<KeyError>> {
+    let key = match by {
+        None => return Ok(None),
+        Some(Credential::Key(key)) => key.0,
+        Some(Credential::Session(session)) => {
+            let session = browser_session::Entity::find_by_id(session.0)
+                .one(tx)
+                .await?;
+            let Some(session) = session else {
+                return refuse(KeyError::MakerEnded);
+            };
+            match session.key_id {
+                Some(key) => key,
+                None => return Ok(None),
+            }
+        }
+    };
+    let key = operator_key::Entity::find_by_id(key)
+        .lock(LockType::NoKeyUpdate)
+        .one(tx)
+        .await?;
+    match key.filter(|key| is_live(key, now)) {
+        Some(key) => Ok(Some(key)),
+        None => refuse(KeyError::MakerEnded),
+    }
+}
+
+/// The earlier one of the requested end and the maker's.
+fn earlier(requested: Option<Timestamp>, maker: Option<&operator_key::Model>) -> Option<Timestamp> {
+    let ends = maker.and_then(|maker| maker.expires_at).map(|end| end.0);
+    requested.into_iter().chain(ends).min()
+}
+
+/// The keys that were made with these keys, directly or not.
+async fn made_with(tx: &DatabaseTransaction, keys: &[i64]) -> Result<Vec<i64>, DbErr> {
+    let (mut made, mut makers) = (Vec::new(), keys.to_vec());
+    while !makers.is_empty() {
+        makers = operator_key::Entity::find()
+            .select_only()
+            .column(operator_key::Column::Id)
+            .filter(operator_key::Column::MadeBy.is_in(makers))
+            .into_tuple::<i64>()
+            .all(tx)
+            .await?;
+        made.extend(&makers);
+    }
+    Ok(made)
+}
+
+/// Revokes keys and all that were made with them, and ends their sessions. Returns how many of the latter were in use.
+pub(super) async fn revoke_with_made(
+    tx: &DatabaseTransaction,
+    keys: Vec<i64>,
+    now: Timestamp,
+) -> Result<u64, DbErr> {
+    let revoke = |keys: Vec<i64>| {
+        operator_key::Entity::update_many()
+            .col_expr(operator_key::Column::RevokedAt, Micros(now).into())
+            .filter(operator_key::Column::Id.is_in(keys))
+            .filter(operator_key::Column::RevokedAt.is_null())
+    };
+    // Before the search: a call that makes a key holds the lock of its maker, and its key must be found.
+    revoke(keys.clone()).exec(tx).await?;
+    let made = made_with(tx, &keys).await?;
+    let revoked = revoke(made.clone()).exec(tx).await?.rows_affected;
+    for key in keys.into_iter().chain(made) {
+        sessions::end_of_key(tx, key).await?;
+    }
+    Ok(revoked)
+}
+
+/// Gives the keys that one key made to the key that replaces it, and ends them with it.
+async fn hand_over(
+    tx: &DatabaseTransaction,
+    from: i64,
+    to: KeyId,
+    end: Option<Timestamp>,
+) -> Result<(), DbErr> {
+    use operator_key::Column as C;
+    operator_key::Entity::update_many()
+        .col_expr(C::MadeBy, to.0.into())
+        .filter(C::MadeBy.eq(from))
+        .exec(tx)
+        .await?;
+    let Some(end) = end else { return Ok(()) };
+    let lasts = Condition::any()
+        .add(C::ExpiresAt.is_null())
+        .add(C::ExpiresAt.gt(Micros(end)));
+    operator_key::Entity::update_many()
+        .col_expr(C::ExpiresAt, Micros(end).into())
+        .filter(C::Id.is_in(made_with(tx, &[to.0]).await?))
+        .filter(lasts)
+        .exec(tx)
+        .await?;
+    Ok(())
 }
 
 /// Locks the owner of a live key, and then the key.

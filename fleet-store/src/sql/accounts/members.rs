@@ -152,12 +152,14 @@ impl Members for SqlStore {
                 ..Default::default()
             };
             removed.update(tx).await?;
-            operator_key::Entity::update_many()
-                .col_expr(operator_key::Column::RevokedAt, Micros(now).into())
+            let keys = operator_key::Entity::find()
+                .select_only()
+                .column(operator_key::Column::Id)
                 .filter(operator_key::Column::OperatorId.eq(found.id))
-                .filter(operator_key::Column::RevokedAt.is_null())
-                .exec(tx)
+                .into_tuple::<i64>()
+                .all(tx)
                 .await?;
+            super::keys::revoke_with_made(tx, keys, now).await?;
             sessions::end_all_but(tx, id, None).await?;
             passwords::forget(tx, found.id).await?;
             audit::done(tx, org, &actor, "operator.remove", shown(&found), now).await?;

@@ -32,6 +32,7 @@ entity! {
         pub name: String,
         pub last_used_at: Option<Micros>,
         pub expires_at: Option<Micros>,
+        pub made_by: Option<i64>,
     }
 }
 

@@ -38,6 +38,7 @@ entity! {
         pub rejected: i64,
         pub first_device_at: Option<Micros>,
         pub ledger: Option<String>,
+        pub events_deleted_at: Option<Micros>,
         /// The hash of the targets, equal for scans of the same hosts.
         pub targets_key: Option<String>,
     }

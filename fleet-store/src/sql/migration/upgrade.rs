@@ -9,7 +9,7 @@ use super::{Migrator, STEPS, Step};
 use crate::{SqlStore, StoreOptions};
 
 /// Rows that fit each schema, oldest first. A migration must keep them all. `KEY` stands for 32 bytes, `ID` for 16.
-const ROWS: [&[&str]; 8] = [
+const ROWS: [&[&str]; 9] = [
     &[
         "INSERT INTO org (id, name, created_at) VALUES (1, 'acme', 1)",
         "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (1, 1, 'ann@acme.test', 'admin', 1)",
@@ -46,6 +46,10 @@ const ROWS: [&[&str]; 8] = [
     ],
     &["INSERT INTO key_fetch (node_id, sequence) VALUES (1, 1)"],
     &["INSERT INTO forwarded_pairing (pairing_id, replica, sealed) VALUES ('p1', ID, KEY)"],
+    &[
+        "INSERT INTO org (id, name, created_at) VALUES (2, 'other', 1)",
+        "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (2, 2, 'ann@acme.test', 'admin', 1)",
+    ],
 ];
 
 /// The newest schema and a migration of this test after it.

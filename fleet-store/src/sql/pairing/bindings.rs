@@ -324,7 +324,7 @@ impl Bindings for SqlStore {
             };
             let endpoint = devices::endpoint(&found)?;
             // This is the last lock. No node can claim the endpoint between this check and the commit.
-            endpoints::lock_exclusive(tx, org).await?;
+            endpoints::lock_exclusive(tx).await?;
             let claim = ServerClaim {
                 binding: binding_of(tx, device.0).await?,
                 owner: found.node_id.map(NodeId),

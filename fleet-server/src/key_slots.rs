@@ -1,5 +1,5 @@
-//! Turns per key: a few holders at a time, a bounded number that waits, and a refusal for all others. The keys are the
-//! credentials and the sources of calls whose caller is not known yet.
+//! Slots per key: a few holders at a time, a bounded queue, and a refusal for all others. The keys are the credentials
+//! and the sources of calls whose caller is not known yet.
 
 use std::{
     collections::HashMap,
@@ -12,23 +12,23 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::call_limits::refusal;
 
-/// Turns of every key.
+/// The slots of every key.
 #[derive(Debug)]
-pub(crate) struct Turns<K> {
+pub(crate) struct KeySlots<K> {
     at_once: usize,
     most: usize,
     keys: Mutex<HashMap<K, (Arc<Semaphore>, usize)>>,
 }
 
-/// A turn. Dropping it gives the next in line its turn.
+/// A slot. Dropping it admits the next in the queue.
 #[derive(Debug)]
-pub(crate) struct Turn<'a, K: Hash + Eq> {
-    turns: &'a Turns<K>,
+pub(crate) struct Slot<'a, K: Hash + Eq> {
+    slots: &'a KeySlots<K>,
     key: K,
     permit: Option<OwnedSemaphorePermit>,
 }
 
-impl<K: Hash + Eq + Clone> Turns<K> {
+impl<K: Hash + Eq + Clone> KeySlots<K> {
     /// `at_once` holders of each key, and `most` together with those that wait.
     pub(crate) fn new(at_once: usize, most: usize) -> Self {
         Self {
@@ -38,13 +38,13 @@ impl<K: Hash + Eq + Clone> Turns<K> {
         }
     }
 
-    /// Waits for a turn.
+    /// Waits for a slot.
     ///
     /// # Errors
     ///
     /// RESOURCE_EXHAUSTED with a retry hint when too many wait.
-    pub(crate) async fn wait(&self, key: K) -> Result<Turn<'_, K>, RpcError> {
-        let (semaphore, mut turn) = {
+    pub(crate) async fn wait(&self, key: K) -> Result<Slot<'_, K>, RpcError> {
+        let (semaphore, mut slot) = {
             let mut keys = self.lock();
             let (semaphore, waiting) = keys
                 .entry(key.clone())
@@ -56,29 +56,29 @@ impl<K: Hash + Eq + Clone> Turns<K> {
                 )));
             }
             *waiting += 1;
-            let turn = Turn {
-                turns: self,
+            let slot = Slot {
+                slots: self,
                 key,
                 permit: None,
             };
-            (semaphore.clone(), turn)
+            (semaphore.clone(), slot)
         };
         // A closed semaphore does not exist: nothing closes it.
-        turn.permit = semaphore.acquire_owned().await.ok();
-        Ok(turn)
+        slot.permit = semaphore.acquire_owned().await.ok();
+        Ok(slot)
     }
 }
 
-impl<K: Hash + Eq> Turns<K> {
+impl<K: Hash + Eq> KeySlots<K> {
     fn lock(&self) -> MutexGuard<'_, HashMap<K, (Arc<Semaphore>, usize)>> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<K: Hash + Eq> Drop for Turn<'_, K> {
+impl<K: Hash + Eq> Drop for Slot<'_, K> {
     fn drop(&mut self) {
         self.permit = None;
-        let mut keys = self.turns.lock();
+        let mut keys = self.slots.lock();
         if let Some((_, waiting)) = keys.get_mut(&self.key) {
             *waiting -= 1;
             if *waiting == 0 {
@@ -93,30 +93,30 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_key_has_its_turns_one_after_the_other_and_a_bounded_line() {
-        let turns = Turns::new(1, 2);
-        let first = turns.wait("a").await.expect("is free");
-        let mut second = std::pin::pin!(turns.wait("a"));
+    async fn a_key_has_few_slots_and_a_bounded_queue() {
+        let slots = KeySlots::new(1, 2);
+        let first = slots.wait("a").await.expect("is free");
+        let mut second = std::pin::pin!(slots.wait("a"));
         assert!(futures::poll!(&mut second).is_pending());
-        let refused = turns.wait("a").await.expect_err("the line is full");
+        let refused = slots.wait("a").await.expect_err("the queue is full");
         assert!(refused.retry_after().is_some(), "{refused}");
-        let other = turns.wait("b").await.expect("another key");
+        let other = slots.wait("b").await.expect("another key");
         drop((first, other));
-        drop(second.await.expect("has its turn"));
-        assert!(turns.lock().is_empty(), "idle keys cost no memory");
+        drop(second.await.expect("has a slot"));
+        assert!(slots.lock().is_empty(), "idle keys cost no memory");
     }
 
     #[tokio::test]
-    async fn a_call_that_leaves_the_line_frees_its_place() {
-        let turns = Turns::new(1, 2);
-        let first = turns.wait("a").await.expect("is free");
+    async fn a_call_that_leaves_the_queue_frees_its_place() {
+        let slots = KeySlots::new(1, 2);
+        let first = slots.wait("a").await.expect("is free");
         {
-            let mut left = std::pin::pin!(turns.wait("a"));
+            let mut left = std::pin::pin!(slots.wait("a"));
             assert!(futures::poll!(&mut left).is_pending());
         }
-        let mut next = std::pin::pin!(turns.wait("a"));
+        let mut next = std::pin::pin!(slots.wait("a"));
         assert!(futures::poll!(&mut next).is_pending());
         drop(first);
-        next.await.expect("has its turn");
+        next.await.expect("has a slot");
     }
 }
