@@ -485,8 +485,8 @@ mod tests {
     fn targets_are_unknown_only_where_the_node_chose_them_and_reports_none() {
         for (text, outcomes, expected) in [
             ("1|subnet|?|80", None, true),
-            ("1|list|10.0.0.1|80", None, false),
-            ("1|list|10.0.0.1|80", Some(&[1_u8][..]), false),
+            ("1|exact|10.0.0.1|80", None, false),
+            ("1|exact|10.0.0.1|80", Some(&[1_u8][..]), false),
         ] {
             let scope = scope(text);
             let ledger = settle(LedgerFacts {

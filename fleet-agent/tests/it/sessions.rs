@@ -25,7 +25,8 @@ async fn a_refresh_does_not_drop_the_stream() {
             "pins",
             "outcomes",
             "mdns",
-            "big-commands"
+            "big-commands",
+            "hosts"
         ]
     );
     assert_eq!(

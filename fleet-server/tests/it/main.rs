@@ -27,6 +27,7 @@ mod requests;
 mod results;
 mod scans;
 mod schedules;
+mod search;
 mod site_rules;
 mod stream;
 mod watching;

@@ -12,7 +12,7 @@ use crate::harness::{
 };
 
 /// Scans ten addresses, of which the node reports these devices and outcomes. Returns the id.
-async fn scanned(
+pub(crate) async fn scanned(
     operator: &Operator,
     enrolled: &Enrolled,
     node: &mut Node,
@@ -37,7 +37,8 @@ async fn scanned(
     scan.id
 }
 
-fn miner(ip: &str, mac: u8, firmware: &str) -> DiscoveredDeviceReport {
+/// A device on port 80.
+pub(crate) fn miner(ip: &str, mac: u8, firmware: &str) -> DiscoveredDeviceReport {
     DiscoveredDeviceReport {
         port: "80".into(),
         mac_address: format!("02:00:5E:00:00:{mac:02X}"),

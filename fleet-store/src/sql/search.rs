@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use conditions::matching;
 use fleet_core::PairingStatus;
 use fleet_inventory::Search;
-use sea_orm::{JoinType, Order, sea_query::ExprTrait};
+use sea_orm::{JoinType, Order};
 
 use super::{
     devices,
