@@ -302,7 +302,7 @@ async fn a_key_sets_no_first_password_and_ends_sessions() {
     let end = EndSessionRequest {
         session_id: listed.sessions[0].session_id,
     };
-    let other = world.operator(Role::Admin).await;
+    let other = world.operator(Role::Operator).await;
     let foreign = other.account().end_session(&end, other.options()).await;
     refused(foreign, Code::NotFound);
     account

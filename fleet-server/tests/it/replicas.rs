@@ -5,7 +5,7 @@ use fleet_core::Role;
 use fleet_server::Environment as _;
 use fleet_store::{Actor, Completion as _};
 use fleet_wire::{
-    Code,
+    Code, Timestamp,
     admin::{DiscoverOnFleetNodeRequest, RevokeFleetNodeRequest},
     fleet::{
         CancelPairingRequest, CreateKeyRequest, KeyClient, ListNodesRequest, Node as ListedNode,
@@ -293,6 +293,7 @@ async fn a_node_that_reaches_a_server_without_a_stream_is_listed_with_its_reason
     eventually(ended).await;
     let problem = "the route to the server does not carry HTTP/2";
     let heartbeat = UploadHeartbeatRequest {
+        sent_at: Some(Timestamp::default()),
         stream_problem: problem.to_owned(),
         ..UploadHeartbeatRequest::default()
     };

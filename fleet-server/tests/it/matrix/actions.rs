@@ -68,6 +68,8 @@ const ACTIONS: &[(&str, Action)] = &[
     ("CreateEnrollmentCode", Named("code.create")),
     ("CancelEnrollmentCode", Named("code.cancel")),
     ("MoveNode", Named("node.move")),
+    ("RenameNode", Named("node.rename")),
+    ("DeleteDevices", Named("device.delete")),
     ("CreateSite", Named("site.create")),
     ("RenameSite", Named("site.rename")),
     ("DeleteSite", Named("site.delete")),

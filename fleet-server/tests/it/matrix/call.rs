@@ -1,6 +1,7 @@
 //! One call of any procedure in JSON, and the letter of its answer.
 
-use fleet_wire::MethodKind;
+use base64::{Engine as _, prelude::BASE64_STANDARD_NO_PAD};
+use fleet_wire::{Code, Detail, MethodKind, RpcError};
 
 use super::OF_THE_ENGINE;
 use crate::harness::{World, request};
@@ -67,6 +68,7 @@ impl Answer {
             let code = error["code"].as_str().unwrap_or("not an error of ours");
             code.to_owned()
         };
+        let body = if status < 400 { body } else { with_facts(body) };
         Self { code, body }
     }
 
@@ -84,6 +86,28 @@ impl Answer {
             _ => '?',
         }
     }
+}
+
+/// The error with its facts in clear text, so that ids in them can be compared.
+fn with_facts(body: String) -> String {
+    let Ok(mut error) = serde_json::from_str::<serde_json::Value>(&body) else {
+        return body;
+    };
+    for detail in error["details"].as_array_mut().into_iter().flatten() {
+        let encoded = detail["value"].as_str().unwrap_or_default();
+        let value = BASE64_STANDARD_NO_PAD.decode(encoded).expect("is base64");
+        let mut stated = RpcError::new(Code::Unknown, "");
+        stated.details.push(Detail {
+            type_name: detail["type"].as_str().unwrap_or_default().to_owned(),
+            value: value.into(),
+        });
+        if let Some(reason) = stated.reason() {
+            let facts = stated.facts();
+            let facts = facts.iter().map(|(key, value)| format!("{key} {value} "));
+            detail["value"] = format!("{reason} {}", facts.collect::<String>()).into();
+        }
+    }
+    error.to_string()
 }
 
 fn is_unary(path: &str) -> bool {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use base64::{Engine as _, prelude::BASE64_STANDARD_NO_PAD};
 use ed25519_dalek::VerifyingKey;
 use fleet_core::{Role, Secret, SecretKind};
 use fleet_wire::{
@@ -563,16 +564,5 @@ async fn revoke(admin: &Operator, node: &Enrolled) {
 
 /// A public key as JSON carries it.
 fn base64(key: &VerifyingKey) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for group in key.as_bytes().chunks(3) {
-        let mut bytes = [0; 4];
-        bytes[1..=group.len()].copy_from_slice(group);
-        let number = u32::from_be_bytes(bytes);
-        for digit in 0..=group.len() {
-            let at = usize::try_from(number >> (18 - 6 * digit) & 63).expect("is small");
-            text.push(char::from(DIGITS[at]));
-        }
-    }
-    text
+    BASE64_STANDARD_NO_PAD.encode(key.as_bytes())
 }
