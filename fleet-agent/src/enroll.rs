@@ -277,6 +277,10 @@ pub async fn fetch_key(dir: &StateDir, sequence: i64) -> Result<KeyFetch, Enroll
 
 fn key_refused(source: RpcError) -> EnrollError {
     match source.code {
+        // An earlier process asked with a clock that was ahead. The next request may be later.
+        _ if source.reason().as_deref() == Some("KEY_REQUEST_REPEATED") => {
+            EnrollError::NotFetched(source)
+        }
         Code::Unauthenticated | Code::FailedPrecondition | Code::InvalidArgument => {
             let advice = "the server does not give this node its API key; have the operator revoke the node, then run `fleetnode unenroll` and enroll it with a new code";
             EnrollError::Refused { advice, source }

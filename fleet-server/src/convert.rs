@@ -55,6 +55,27 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// Most bytes of a list of targets without its comments, because a request is stored with its scan: 4,096 names of 64
+/// characters.
+const LIST_BYTES: usize = 256 << 10;
+
+/// The lines of a list without comments and blank lines.
+fn without_comments(list: Vec<String>) -> Result<Vec<String>, RpcError> {
+    let lines = list.iter().flat_map(|text| text.lines());
+    let lines = lines.map(|line| line.split('#').next().unwrap_or_default().trim());
+    let lines: Vec<String> = lines
+        .filter(|line| !line.is_empty())
+        .map(str::to_owned)
+        .collect();
+    let bytes: usize = lines.iter().map(String::len).sum();
+    if bytes > LIST_BYTES {
+        return Err(RpcError::invalid_argument(format!(
+            "ip_list.ip_addresses: {bytes} bytes without comments, at most {LIST_BYTES}: use networks or ranges, or several scans"
+        )));
+    }
+    Ok(lines)
+}
+
 /// The scan that an operator requests.
 ///
 /// # Errors
@@ -69,7 +90,7 @@ pub(crate) fn scan_request(
     })?;
     Ok(match mode {
         Wire::IpList(list) => ScanRequest {
-            mode: Mode::List(list.ip_addresses),
+            mode: Mode::List(without_comments(list.ip_addresses)?),
             ports: list.ports,
         },
         Wire::IpRange(range) => ScanRequest {

@@ -186,6 +186,7 @@ refusals! {
         NoOperator(_) => not_found OPERATOR_NOT_FOUND;
         TooMany(_) => resource_exhausted TOO_MANY_KEYS;
         MakerEnded => failed_precondition CREDENTIAL_INVALID;
+        MadeByIt(key) => failed_precondition KEY_IS_THE_MAKER [key_id = key];
     }
     BindError {
         NodeNotFound(node) => not_found NODE_NOT_FOUND [node_id = node];

@@ -51,7 +51,7 @@ impl<K: Hash + Eq + Clone> KeySlots<K> {
                 .or_insert_with(|| (Arc::new(Semaphore::new(self.at_once)), 0));
             if *waiting >= self.most {
                 return Err(refusal(&format!(
-                    "{} calls with this credential or from this address are being admitted",
+                    "{} calls of this credential, address or organization wait already",
                     self.most
                 )));
             }

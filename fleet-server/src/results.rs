@@ -32,6 +32,7 @@ pub(crate) async fn difference(
 ) -> Result<Difference, RpcError> {
     let against = against.map_or(Against::Previous, Against::Scan);
     let now = app.environment.now();
+    let _slot = app.differences.wait(org).await?;
     let found = app.store.scan_difference(org, scan, against, now).await;
     Ok(assemble(found.answered()?))
 }

@@ -158,8 +158,11 @@ async fn fetch(dir: &StateDir, most: Duration) -> anyhow::Result<bool> {
     let until = tokio::time::Instant::now() + most;
     print("Waiting for the confirmation. The node then fetches its API key itself.")?;
     let mut unreachable = false;
+    let mut sequence = 0;
     loop {
-        match fleet_agent::fetch_key(dir, micros()).await {
+        // The clock may be set back while the node waits.
+        sequence = micros().max(sequence + 1);
+        match fleet_agent::fetch_key(dir, sequence).await {
             Ok(KeyFetch::Enrolled) => {
                 print("Confirmed. The API key was fetched.")?;
                 return Ok(true);
@@ -188,7 +191,7 @@ async fn fetch(dir: &StateDir, most: Duration) -> anyhow::Result<bool> {
     }
 }
 
-/// The time in microseconds, which grows with each request.
+/// The time in microseconds.
 fn micros() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |since| {

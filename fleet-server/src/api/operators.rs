@@ -122,6 +122,14 @@ impl OperatorService for Api {
     ) -> Result<Reply<ResetOperatorPasswordResponse>, RpcError> {
         let call = self.operator(&context)?;
         let id = OperatorId(request.operator_id);
+        if id == call.operator {
+            // Otherwise a stolen key that expires would open the account for good.
+            let refused = RpcError::failed_precondition(
+                "you cannot reset your own password: `fleetctl password` changes it, and another administrator can reset it",
+            );
+            let attempt = call.attempt("operator.reset_password", format!("operator {id}"));
+            return Err(attempt.refused(&self.app.auditor, refused).await);
+        }
         let (password, hash) = self.one_time_password(&call).await?;
         let expires_at = hash.one_time_until.map(timestamp);
         let store = &self.app.store;

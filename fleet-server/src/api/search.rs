@@ -77,8 +77,17 @@ fn texts(values: Vec<(String, u64)>) -> Vec<FacetValue> {
 }
 
 fn search(text: &str) -> Result<Search, RpcError> {
+    without_nul("search", text)?;
     text.parse()
         .map_err(|error| RpcError::invalid_argument(format!("search: {error}")))
+}
+
+/// PostgreSQL stores no text with NUL, and refuses one as a parameter.
+fn without_nul(field: &str, text: &str) -> Result<(), RpcError> {
+    if text.contains('\0') {
+        return Err(RpcError::invalid_argument(format!("{field}: contains NUL")));
+    }
+    Ok(())
 }
 
 fn order(order: fleet::DeviceOrder) -> DeviceOrder {
@@ -102,6 +111,7 @@ fn cursor(position: &DevicePosition) -> String {
 ///
 /// INVALID_ARGUMENT for a text that is no cursor of this order.
 fn position(text: &str, order: DeviceOrder) -> Result<Option<DevicePosition>, RpcError> {
+    without_nul("cursor", text)?;
     if text.is_empty() {
         return Ok(None);
     }

@@ -26,12 +26,8 @@ pub(super) async fn difference(
 ) -> Result<Response<Body>, RpcError> {
     let operator = auth::operator(app, &Method::GET, &parts.headers, from).await?;
     mark_known(parts);
-    if !operator.role.may(Permission::NodeRead) {
-        return Err(RpcError::permission_denied(format!(
-            "this needs the permission {}",
-            Permission::NodeRead
-        )));
-    }
+    auth::permit(app, &operator, Permission::NodeRead, parts.uri.path(), from).await?;
+    let _permit = auth::count_operator(app, &operator, false)?;
     let scan: ScanId = convert::id("scan_id", scan)?;
     let against = parameter(parts, "against")
         .map(|text| convert::id("against", text))

@@ -25,6 +25,8 @@ use crate::{app::App, auth, convert, failure};
 
 /// Rows of a page. A device takes about a kilobyte.
 const PAGE: u32 = 500;
+/// Scans of one read: each comes with its request, of up to 256 KiB.
+const PAGE_OF_SCANS: u32 = 50;
 
 /// Columns of a CSV file of devices: the names of their JSON.
 const DEVICE_COLUMNS: &[&str] = &[
@@ -221,10 +223,12 @@ async fn next(app: &Arc<App>, org: OrgId, rows: Rows) -> Result<(Vec<Value>, Row
         Rows::Scans { node, before } => {
             let read = move |app: Arc<App>| async move {
                 let now = app.environment.now();
-                app.store.list_scans(org, node, before, PAGE, now).await
+                app.store
+                    .list_scans(org, node, before, PAGE_OF_SCANS, now)
+                    .await
             };
             let page = app.detached(read).await?;
-            let full = page.len() >= PAGE as usize;
+            let full = page.len() >= PAGE_OF_SCANS as usize;
             let last = page.last().filter(|_| full).map(|scan| scan.id);
             let page = page.into_iter().map(convert::scan);
             let page = page.map(|scan| to_json(&scan)).collect();

@@ -221,12 +221,14 @@ async fn by_password(
 ) -> Result<(Account, PasswordHash), RpcError> {
     let (from, source) = (origin.from, origin.source());
     let org = name.organization.as_deref().map(str::trim);
-    let org = org.filter(|org| !org.is_empty());
+    let org = org.filter(|org| !org.is_empty() && !org.contains('\0'));
     let email: String = name
         .email
         .trim()
         .to_lowercase()
         .chars()
+        // PostgreSQL refuses a text with NUL.
+        .filter(|c| *c != '\0')
         .take(EMAIL_MOST)
         .collect();
     // Before the limit, which depends on whether the owner has signed in from here.

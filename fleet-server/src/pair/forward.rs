@@ -136,9 +136,11 @@ pub(crate) async fn take(app: &Arc<App>) -> Result<(), StoreError> {
             Err(error) => {
                 tracing::warn!(%pairing, %node, %error, "the credentials of a pairing cannot be opened");
                 let why = "the server that holds the node's stream cannot open its credentials: run it again".to_owned();
-                app.store
-                    .end_pairing(pairing, Code::Internal, why, now)
-                    .await?;
+                let ended = app.store.end_pairing(pairing, Code::Internal, why, now);
+                // Others that were taken must still be sent. This one ends with its lease.
+                if let Err(error) = ended.await {
+                    tracing::warn!(%pairing, %error, "a pairing without credentials could not be ended");
+                }
             }
         }
     }

@@ -65,7 +65,11 @@ async fn a_search_is_read_page_by_page_and_its_facets_count_every_match() {
         .collect();
     assert_eq!((facets.total, firmware), (7, vec![("1.0", 5), ("2.0", 2)]));
 
-    for (search, word) in [("colour:red", "colour"), ("seen:<1x", "1x")] {
+    for (search, word) in [
+        ("colour:red", "colour"),
+        ("seen:<1x", "1x"),
+        ("a\0b", "NUL"),
+    ] {
         let request = SearchDevicesRequest {
             search: search.into(),
             ..SearchDevicesRequest::default()

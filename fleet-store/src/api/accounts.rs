@@ -122,6 +122,11 @@ pub enum KeyError {
     /// The credential of the call has ended.
     #[error("the key or session of this call is no longer valid: sign in again")]
     MakerEnded,
+    /// The key of the call was made with the key that it would replace.
+    #[error(
+        "key {0} made the key of this call, which ends with it: replace {0} with {0} itself, or sign in with a password"
+    )]
+    MadeByIt(KeyId),
     /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),

@@ -103,7 +103,15 @@ impl Pairing for SqlStore {
                     };
                     Ok(forwarded::take(tx, &mut row, now).await?)
                 });
-            taken.extend(commands::skip_unreadable(&id, one)?);
+            match commands::skip_unreadable(&id, one) {
+                Ok(one) => taken.extend(one),
+                // The rows of those that were taken are gone. The caller must get them.
+                Err(error) if !taken.is_empty() => {
+                    tracing::warn!(%id, %error, "a forwarded pairing could not be taken; it is tried again");
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(taken)
     }

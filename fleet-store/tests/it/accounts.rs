@@ -475,7 +475,9 @@ async fn a_key_never_outlives_the_key_that_made_it(site: Site) {
 async fn keys_made_by_a_key_belong_to_the_key_that_replaces_it(site: Site) {
     let maker = key(&site, "maker", None).await;
     let child = made_by(&site, Some(Credential::Key(maker)), "child", None).await;
-    assert_eq!(child.expect("made").expires_at, None);
+    let child = child.expect("made");
+    assert_eq!(child.expires_at, None);
+    let child = child.id;
     let short = key(&site, "short", Some(300)).await;
     let reach = KeyScope::Own(site.operator);
     let rotate = |key, hash: &'static str, maker| {
@@ -488,6 +490,11 @@ async fn keys_made_by_a_key_belong_to_the_key_that_replaces_it(site: Site) {
         site.store
             .rotate_key(site.org, reach, rotation, site.actor(), at(3))
     };
+    let by_its_child = rotate(maker, "loop", child).await;
+    assert!(
+        matches!(by_its_child, Err(KeyError::MadeByIt(key)) if key == maker),
+        "{by_its_child:?}"
+    );
     let second = rotate(maker, "second", maker).await.expect("rotated");
     assert!(is_good(&site, "second", 9_000).await, "it replaces itself");
     assert!(is_good(&site, "child", 9_000).await, "it has a new maker");

@@ -1,6 +1,6 @@
 //! Operators' API keys.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{lock, sessions};
 use crate::{
@@ -122,6 +122,12 @@ impl Keys for SqlStore {
         transaction!(self, "rotate_key", |tx| {
             let (owner, found) = within_reach(tx, org, reach, key, now).await?;
             let maker = maker(tx, by, now).await?;
+            if let Some(maker) = &maker
+                && made_with(tx, &[found.id]).await?.contains(&maker.id)
+            {
+                // The new key would be made by a key that it made.
+                return refuse(KeyError::MadeByIt(key));
+            }
             // A key that replaces itself leaves its place to the new one.
             let maker = maker.filter(|maker| maker.id != found.id);
             let made_by = maker.as_ref().map_or(found.made_by, |maker| Some(maker.id));
@@ -243,19 +249,23 @@ fn earlier(requested: Option<Timestamp>, maker: Option<&operator_key::Model>) ->
 }
 
 /// The keys that were made with these keys, directly or not.
-async fn made_with(tx: &DatabaseTransaction, keys: &[i64]) -> Result<Vec<i64>, DbErr> {
-    let (mut made, mut makers) = (Vec::new(), keys.to_vec());
+async fn made_with(tx: &DatabaseTransaction, keys: &[i64]) -> Result<BTreeSet<i64>, DbErr> {
+    let (mut made, mut makers) = (BTreeSet::new(), keys.to_vec());
     while !makers.is_empty() {
-        makers = operator_key::Entity::find()
-            .select_only()
-            .column(operator_key::Column::Id)
-            .filter(operator_key::Column::MadeBy.is_in(makers))
-            .into_tuple::<i64>()
-            .all(tx)
-            .await?;
-        made.extend(&makers);
+        makers = made_directly_with(tx, makers).await?;
+        makers.retain(|key| made.insert(*key));
     }
     Ok(made)
+}
+
+async fn made_directly_with(tx: &DatabaseTransaction, makers: Vec<i64>) -> Result<Vec<i64>, DbErr> {
+    operator_key::Entity::find()
+        .select_only()
+        .column(operator_key::Column::Id)
+        .filter(operator_key::Column::MadeBy.is_in(makers))
+        .into_tuple()
+        .all(tx)
+        .await
 }
 
 /// Revokes keys and all that were made with them, and ends their sessions. Returns how many of the latter were in use.
@@ -270,11 +280,17 @@ pub(super) async fn revoke_with_made(
             .filter(operator_key::Column::Id.is_in(keys))
             .filter(operator_key::Column::RevokedAt.is_null())
     };
-    // Before the search: a call that makes a key holds the lock of its maker, and its key must be found.
+    let mut all: BTreeSet<i64> = keys.iter().copied().collect();
     revoke(keys.clone()).exec(tx).await?;
-    let made = made_with(tx, &keys).await?;
-    let revoked = revoke(made.clone()).exec(tx).await?.rows_affected;
-    for key in keys.into_iter().chain(made) {
+    // Each generation is revoked before its keys are searched: a call that makes a key holds the lock of its maker, and
+    // its key must be found.
+    let (mut makers, mut revoked) = (keys, 0);
+    while !makers.is_empty() {
+        makers = made_directly_with(tx, makers).await?;
+        makers.retain(|key| all.insert(*key));
+        revoked += revoke(makers.clone()).exec(tx).await?.rows_affected;
+    }
+    for key in all {
         sessions::end_of_key(tx, key).await?;
     }
     Ok(revoked)
