@@ -116,6 +116,7 @@ export function newScanView(root) {
 
   function showSubmit() {
     setText(submit, repeat.repeats() ? "Create schedule" : "Start scan");
+    show(override, blackout && may("org:admin") && !repeat.repeats());
     const held = blackout && !overrideBox.checked && !repeat.repeats();
     submit.disabled = starting || !planned || held || !repeat.ready();
   }
@@ -155,7 +156,6 @@ export function newScanView(root) {
     planned = false;
     blackout = false;
     overrideBox.checked = false;
-    show(override, false);
     showSubmit();
     clearInvalid();
     if (!node.value || !request()) {
@@ -176,7 +176,6 @@ export function newScanView(root) {
       showPlan(check, plan);
       clearInvalid();
       blackout = Boolean(plan.blackoutUntil);
-      show(override, blackout && may("org:admin") && !repeat.repeats());
       planned = true;
       showSubmit();
     } catch (failure) {

@@ -20,6 +20,9 @@ const POLL_MS = 1500;
 /** Interval between announcements of the progress to screen readers. */
 const ANNOUNCE_EVERY_MS = 15_000;
 
+/** Unidentified hosts drawn. Thousands would block the page. */
+const HOSTS_SHOWN = 200;
+
 /** Shows a scan that is queued, running or over. */
 export function scanView(root, scanId) {
   const parts = layout(root);
@@ -36,7 +39,8 @@ export function scanView(root, scanId) {
   let node;
   let ahead = [];
   let warnings = 0;
-  let hosts = 0;
+  // The unidentified hosts by address, each with its item; null if the list was full.
+  const hosts = new Map();
   let announcedAt = performance.now();
   let over = false;
   let closed = false;
@@ -85,13 +89,11 @@ export function scanView(root, scanId) {
     switch (message.type) {
       case "device":
         rows.add(message);
+        removeHost(message.ip);
         started();
         break;
       case "host":
-        hosts += 1;
-        show(parts.hosts, true);
-        setText(parts.hostsTitle, hosts === 1 ? "1 unidentified host" : `${count(hosts)} unidentified hosts`);
-        if (hosts <= 200) parts.hostList.append(hostItem(message));
+        addHost(message);
         break;
       case "progress":
         setProgress(int(message.done), int(message.total), message.phase, int(message.elapsed_ms));
@@ -111,6 +113,28 @@ export function scanView(root, scanId) {
         break;
     }
     schedule();
+  }
+
+  /** Lists an unidentified host. A chunk that runs again can report a host again. */
+  function addHost(message) {
+    if (hosts.has(message.ip)) return;
+    const item = parts.hostList.childElementCount < HOSTS_SHOWN ? hostItem(message) : null;
+    hosts.set(message.ip, item);
+    if (item) parts.hostList.append(item);
+    countHosts();
+  }
+
+  /** Removes a host that a later report identified. */
+  function removeHost(ip) {
+    const item = hosts.get(ip);
+    if (!hosts.delete(ip)) return;
+    item?.remove();
+    countHosts();
+  }
+
+  function countHosts() {
+    setText(parts.hostsTitle, hosts.size === 1 ? "1 unidentified host" : `${count(hosts.size)} unidentified hosts`);
+    show(parts.hosts, hosts.size > 0);
   }
 
   function started() {

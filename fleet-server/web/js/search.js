@@ -37,7 +37,7 @@ export function deviceSearch({ nodeId, changed }) {
   box.value = stored.get("search") ?? "";
   const order = h("select", { id: "device-order", class: "input" },
     Object.entries(ORDERS).map(([name, { label }]) => h("option", { value: name }, label)));
-  order.value = (stored.get("order") ?? "") in ORDERS ? stored.get("order") : "id";
+  order.value = Object.hasOwn(ORDERS, stored.get("order") ?? "") ? stored.get("order") : "id";
   const total = h("p", { class: "about", id: "device-total", role: "status" });
   const facets = h("div", { class: "facets", hidden: true });
   const element = h("form", { class: "search", role: "search", onsubmit: (event) => { event.preventDefault(); apply(); } },
@@ -48,6 +48,8 @@ export function deviceSearch({ nodeId, changed }) {
     total, facets);
   let timer = 0;
   let stop = () => {};
+  // Counts the searches. A late answer to an earlier one is ignored.
+  let generation = 0;
 
   function apply() {
     clearTimeout(timer);
@@ -68,13 +70,20 @@ export function deviceSearch({ nodeId, changed }) {
   /** Loads the totals. The list reports errors of the search. */
   function recount() {
     stop();
+    generation += 1;
+    const current = generation;
     stop = poll(0, async () => {
       const found = await call("fleet.v1.DeviceSearchService/GetDeviceFacets", { search: box.value.trim(), fleetNodeId: nodeId() });
+      if (current !== generation) return;
       fill(total, plural(found.total, "device"));
       const kinds = [["model", "Models", found.models], ["firmware", "Firmware", found.firmware], ["pairing", "Pairing", found.pairing]];
       fill(facets, kinds.map(([field, label, values = []]) => group(field, label, values)));
       show(facets, kinds.some(([, , values = []]) => values.length > 1));
-    }, { quiet: true, failed: () => { fill(total); show(facets, false); } });
+    }, { quiet: true, failed: () => {
+      if (current !== generation) return;
+      fill(total);
+      show(facets, false);
+    } });
   }
 
   function group(field, label, values) {
@@ -110,6 +119,7 @@ export function deviceSearch({ nodeId, changed }) {
     recount,
     stop() {
       clearTimeout(timer);
+      generation += 1;
       stop();
     },
   };
