@@ -276,17 +276,17 @@ pub async fn fetch_key(dir: &StateDir, sequence: i64) -> Result<KeyFetch, Enroll
 }
 
 fn key_refused(source: RpcError) -> EnrollError {
-    match source.code {
-        // An earlier process asked with a clock that was ahead. The next request may be later.
-        _ if source.reason().as_deref() == Some("KEY_REQUEST_REPEATED") => {
-            EnrollError::NotFetched(source)
-        }
-        Code::Unauthenticated | Code::FailedPrecondition | Code::InvalidArgument => {
-            let advice = "the server does not give this node its API key; have the operator revoke the node, then run `fleetnode unenroll` and enroll it with a new code";
-            EnrollError::Refused { advice, source }
-        }
-        _ => EnrollError::NotFetched(source),
+    // An earlier process asked with a clock that was ahead. A later request may have a higher number.
+    let is_repeated = source.reason().as_deref() == Some("KEY_REQUEST_REPEATED");
+    let is_final = matches!(
+        source.code,
+        Code::Unauthenticated | Code::FailedPrecondition | Code::InvalidArgument
+    );
+    if is_repeated || !is_final {
+        return EnrollError::NotFetched(source);
     }
+    let advice = "the server does not give this node its API key; have the operator revoke the node, then run `fleetnode unenroll` and enroll it with a new code";
+    EnrollError::Refused { advice, source }
 }
 
 /// Proves the saved API key by a handshake.

@@ -104,10 +104,13 @@ mod tests {
         }
     }
 
-    /// Checks the outcome of an endpoint after chunks of a scope, their bytes and a grade.
+    /// The scope of a chunk, its outcomes as bytes, and its grade.
+    type Ran<'a> = (&'a str, Option<&'a [u8]>, Option<Grade>);
+
+    /// Checks the outcome of an endpoint after chunks.
     #[track_caller]
     fn check(
-        chunks: &[(&str, Option<&[u8]>, Option<Grade>)],
+        chunks: &[Ran<'_>],
         only_announced: bool,
         at: &str,
         expected: EndpointOutcome,

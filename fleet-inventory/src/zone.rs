@@ -83,7 +83,7 @@ impl Zone {
             AmbiguousOffset::Gap { .. } => [self.end_of_gap(ambiguous.later().ok()), None],
             AmbiguousOffset::Fold { .. } => {
                 let later = (repeated == Repeated::Both)
-                    .then(|| ambiguous.clone().later().ok())
+                    .then(|| ambiguous.later().ok())
                     .flatten();
                 [
                     ambiguous.earlier().ok().map(to_timestamp),

@@ -315,7 +315,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_node_holds_up_no_other_and_is_not_served_twice_at_once() {
-        let (served, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        let (served, mut done) = tokio::sync::mpsc::unbounded_channel();
         let slow = Arc::new(tokio::sync::Notify::new());
         let serve = |node: NodeId| {
             let (served, slow) = (served.clone(), slow.clone());
@@ -329,20 +329,20 @@ mod tests {
         let mut serving = Serving::default();
         let most = i64::try_from(AT_ONCE).expect("small");
         // More nodes than places, in two groups. The first waits for its row.
-        serving.start((1..=3 * most).map(NodeId), &serve);
+        serving.start((1..=3 * most).map(NodeId), serve);
         assert_eq!(serving.served.len(), AT_ONCE);
-        serving.start([NODE], &serve);
+        serving.start([NODE], serve);
         for expected in 2..=3 * most {
-            assert_eq!(heard.recv().await, Some(NodeId(expected)));
+            assert_eq!(done.recv().await, Some(NodeId(expected)));
             serving.next().await;
-            serving.start([], &serve);
+            serving.start([], serve);
         }
         assert_eq!(serving.served.len(), 1, "it waits for itself");
         for _ in 0..2 {
             slow.notify_one();
-            assert_eq!(heard.recv().await, Some(NODE));
+            assert_eq!(done.recv().await, Some(NODE));
             serving.next().await;
-            serving.start([], &serve);
+            serving.start([], serve);
         }
         assert!(serving.served.is_empty() && serving.waiting.is_empty());
     }

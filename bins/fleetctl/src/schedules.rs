@@ -107,13 +107,12 @@ async fn show(server: &Server, format: Format, schedule: &str) -> Result<(), Fai
     let found = server.schedules.get_schedule(&request, server.call()?);
     let found = found.await?;
     if !format.is_table() {
-        let mut out = io::stdout();
-        return Ok(match format {
-            Format::Csv => output::rows(format, &found.last_runs)?,
-            Format::Json | Format::Ndjson | Format::Table | Format::Wide => {
-                output::document(&mut out, &found)?
-            }
-        });
+        if matches!(format, Format::Csv) {
+            output::rows(format, &found.last_runs)?;
+        } else {
+            output::document(&mut io::stdout(), &found)?;
+        }
+        return Ok(());
     }
     output::one(format, &found.schedule.unwrap_or_default())?;
     writeln!(io::stdout())?;

@@ -124,9 +124,11 @@ fn cells(row: DifferenceRow) -> [String; 18] {
     } = row.after.unwrap_or_else(|| before.clone());
     [
         group,
-        (row.device_id != 0)
-            .then(|| row.device_id.to_string())
-            .unwrap_or_default(),
+        if row.device_id == 0 {
+            String::new()
+        } else {
+            row.device_id.to_string()
+        },
         row.identifier,
         row.ip,
         number(row.port),

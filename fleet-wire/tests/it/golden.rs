@@ -139,7 +139,8 @@ known!(
         ControlHello, ControlPins, ControlProgress, ControlStreamRequest, ControlStreamResponse,
         DiscoveredDeviceReport, EncryptedCredentials, FleetNodePairResult, PinnedName, RegisterRequest,
         RegisterResponse, ReportDiscoveredDevicesRequest, ReportDiscoveredDevicesResponse,
-        ReportPairedDevicesRequest, ReportPairedDevicesResponse, UploadHeartbeatRequest, UploadHeartbeatResponse,
+        ReportPairedDevicesRequest, ReportPairedDevicesResponse, UnidentifiedHostReport, UploadHeartbeatRequest,
+        UploadHeartbeatResponse,
     },
     "minercommand.v1" minercommand::{DeviceFilter, DeviceSelector},
     "pairing.v1" pairing::{
