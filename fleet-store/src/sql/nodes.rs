@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_core::{Fingerprint, ReplicaId, enrollment::InvitationState, presence::LastStream};
-use fleet_inventory::BlackoutEnd;
 use fleet_pairing::Reporter;
 
 use super::{
@@ -57,20 +56,17 @@ pub(crate) fn reporter(node: &node::Model) -> Reporter {
     }
 }
 
-/// The end of the blackout of a node's site at a moment.
-pub(crate) async fn blackout(
+/// Whether a blackout of a node's site holds commands back at a moment.
+pub(crate) async fn is_held(
     db: &impl ConnectionTrait,
     node: &node::Model,
     now: Timestamp,
-) -> Result<Option<BlackoutEnd>, DbErr> {
+) -> Result<bool, DbErr> {
     let site = site::Entity::find_by_id(node.site_id).one(db).await?;
-    match site {
-        Some(site) => sites::blackout(&site, now),
-        None => Ok(None),
-    }
+    Ok(site.is_some_and(|site| sites::is_held(&site, now)))
 }
 
-/// The live nodes whose sites have a blackout at a moment.
+/// The live nodes whose sites hold commands back at a moment.
 pub(crate) async fn in_blackout(
     db: &impl ConnectionTrait,
     now: Timestamp,
@@ -82,7 +78,7 @@ pub(crate) async fn in_blackout(
         .all(db)
         .await?;
     for site in sites {
-        if sites::blackout(&site, now)?.is_some() {
+        if sites::is_held(&site, now) {
             held.push(site.id);
         }
     }

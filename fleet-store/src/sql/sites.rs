@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use fleet_core::{SiteExcludeId, SiteId};
 use fleet_discovery::TargetEntry;
-use fleet_inventory::{Blackout, BlackoutEnd, blackout_end};
+use fleet_inventory::{Blackout, BlackoutEnd, blackout_end, is_blacked_out};
 
 use super::{
     audit,
@@ -242,6 +242,22 @@ pub(crate) fn blackout(site: &site::Model, now: Timestamp) -> Result<Option<Blac
     }
     let windows = read_blackouts(site)?;
     Ok(blackout_end(&windows, &read_zone(site)?, now))
+}
+
+/// Whether a blackout of a site holds commands back at a moment. Rules that cannot be read hold them back too: what the
+/// site forbids is not known then.
+pub(crate) fn is_held(site: &site::Model, now: Timestamp) -> bool {
+    if site.blackouts.is_empty() {
+        return false;
+    }
+    let rules = read_blackouts(site).and_then(|windows| Ok((windows, read_zone(site)?)));
+    match rules {
+        Ok((windows, zone)) => is_blacked_out(&windows, &zone, now),
+        Err(error) => {
+            tracing::error!(site = site.id, %error, "a site is held, because its blackouts cannot be read");
+            true
+        }
+    }
 }
 
 fn read_blackouts(site: &site::Model) -> Result<Vec<Blackout>, DbErr> {

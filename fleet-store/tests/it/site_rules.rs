@@ -6,6 +6,7 @@ use fleet_core::{NodeId, OrgId, SiteExcludeId, SiteId, limits};
 use fleet_discovery::{TargetEntry, excluded_entries};
 use fleet_inventory::Blackout;
 use fleet_store::*;
+use sea_orm::ConnectionTrait;
 
 use crate::site::{Site, at, command_id};
 
@@ -16,6 +17,7 @@ contract! {
     sites_of_another_organization_do_not_exist
     a_blackout_holds_commands_back_until_it_ends
     a_scan_that_ignores_blackouts_runs
+    a_site_whose_blackouts_are_unreadable_is_held_alone
 }
 
 impl Site {
@@ -267,4 +269,18 @@ async fn a_scan_that_ignores_blackouts_runs(site: Site) {
     let records = site.audited().await;
     let overriding = |row: &&AuditRow| row.entry.subject.contains("in spite of the blackouts");
     assert_eq!(records.iter().filter(overriding).count(), 1);
+}
+
+async fn a_site_whose_blackouts_are_unreadable_is_held_alone(site: Site) {
+    let (north, south) = (site.node("north").await, site.node("south").await);
+    for node in [north, south] {
+        site.scan(node, "10.0.0.0/24").await;
+    }
+    let home = site.site_of(north.id).await.id;
+    let sql = format!("UPDATE site SET blackouts = 'unreadable' WHERE id = {home}");
+    site.raw().await.execute_unprepared(&sql).await.expect(&sql);
+    let ready = site.store.nodes_with_work(at(60)).await.expect("read");
+    assert_eq!(ready, [south.id]);
+    assert_eq!(site.issue_at(north, at(60)).await, None);
+    assert!(site.issue_at(south, at(60)).await.is_some());
 }
