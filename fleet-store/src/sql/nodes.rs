@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_core::{Fingerprint, ReplicaId, enrollment::InvitationState, presence::LastStream};
+use fleet_inventory::BlackoutEnd;
 use fleet_pairing::Reporter;
 
 use super::{
@@ -53,6 +54,22 @@ pub(crate) fn reporter(node: &node::Model) -> Reporter {
         node: NodeId(node.id),
         site: SiteId(node.site_id),
         replaces: node.replaces_node_id.map(NodeId),
+    }
+}
+
+/// The end of the blackout of a node's site at a moment.
+pub(crate) async fn blackout(
+    db: &impl ConnectionTrait,
+    node: NodeId,
+    now: Timestamp,
+) -> Result<Option<BlackoutEnd>, DbErr> {
+    let Some(node) = node::Entity::find_by_id(node.0).one(db).await? else {
+        return Ok(None);
+    };
+    let site = site::Entity::find_by_id(node.site_id).one(db).await?;
+    match site {
+        Some(site) => sites::blackout(&site, now),
+        None => Ok(None),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use fleet_core::{NodeId, OrgId, SiteExcludeId, SiteId, limits};
+use fleet_core::{NodeId, OrgId, ScanState, SiteExcludeId, SiteId, limits};
 use fleet_discovery::{TargetEntry, excluded_entries};
 use fleet_inventory::Blackout;
 use fleet_store::*;
@@ -16,6 +16,7 @@ contract! {
     excluded_targets_have_a_reason_and_are_unique
     sites_of_another_organization_do_not_exist
     a_blackout_holds_commands_back_until_it_ends
+    a_blackout_that_begins_later_pauses_a_queued_scan
     a_scan_that_ignores_blackouts_runs
     a_site_whose_blackouts_are_unreadable_is_held_alone
 }
@@ -238,6 +239,30 @@ async fn a_blackout_holds_commands_back_until_it_ends(site: Site) {
     let ready = site.store.nodes_with_work(at(7_200)).await.expect("read");
     assert_eq!(ready, [north.id]);
     assert!(site.issue_at(north, at(7_200)).await.is_some());
+}
+
+async fn a_blackout_that_begins_later_pauses_a_queued_scan(site: Site) {
+    let node = site.node("north").await;
+    let queued = |ignores_blackout| NewScan {
+        queueing: Queueing::Until(at(1_800)),
+        ignores_blackout,
+        ..site.new_scan(node.id, "10.0.0.0/24", &["80"])
+    };
+    let paused = site.create(queued(false)).await.id;
+    let ignoring = site.create(queued(true)).await.id;
+    let home = site.site_of(node.id).await.id;
+    site.black_out(home, "08:20-10:00").await;
+    let swept = site.store.sweep_commands(at(1_800)).await.expect("swept");
+    assert_eq!(swept.scans, [ignoring]);
+    let row = site.look(paused).await;
+    let until = at(7_200).plus(limits::QUEUE_FOR);
+    assert_eq!(
+        (row.state, row.queued_until),
+        (ScanState::Queued, Some(until))
+    );
+    assert_eq!(site.issue_at(node, at(7_199)).await, None);
+    let issued = site.issue_at(node, at(7_200)).await.expect("a command");
+    assert_eq!(issued.scan, paused);
 }
 
 async fn a_scan_that_ignores_blackouts_runs(site: Site) {
