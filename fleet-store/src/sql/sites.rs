@@ -1,6 +1,6 @@
 //! Sites, their excludes and their blackouts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_core::{SiteExcludeId, SiteId};
 use fleet_discovery::TargetEntry;
@@ -90,6 +90,10 @@ impl Sites for SqlStore {
                 ..Default::default()
             };
             change.update(tx).await?;
+            site_exclude::Entity::delete_many()
+                .filter(site_exclude::Column::SiteId.eq(id.0))
+                .exec(tx)
+                .await?;
             let subject = shown(&old);
             audit::done(tx, org, &actor, "site.delete", subject, now).await?;
             Ok(())
@@ -325,8 +329,10 @@ async fn rows(
         .order_by_asc(site_exclude::Column::Id)
         .all(db)
         .await?;
+    // Each once: a query can bind fewer values than there are excludes.
+    let authors: BTreeSet<i64> = found.iter().map(|one| one.created_by).collect();
     let emails: BTreeMap<i64, String> = operator::Entity::find()
-        .filter(operator::Column::Id.is_in(found.iter().map(|one| one.created_by)))
+        .filter(operator::Column::Id.is_in(authors))
         .all(db)
         .await?
         .into_iter()

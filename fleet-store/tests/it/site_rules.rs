@@ -14,6 +14,7 @@ contract! {
     a_site_is_created_renamed_and_deleted_when_it_has_no_nodes
     a_node_never_joins_a_deleted_site
     excluded_targets_have_a_reason_and_are_unique
+    a_deleted_site_leaves_no_excludes
     sites_of_another_organization_do_not_exist
     a_blackout_holds_commands_back_until_it_ends
     a_blackout_that_begins_later_pauses_a_queued_scan
@@ -183,6 +184,19 @@ async fn excluded_targets_have_a_reason_and_are_unique(site: Site) {
     site.exclude(barn, &many[1..].join(" "), "many")
         .await
         .expect("excluded");
+}
+
+async fn a_deleted_site_leaves_no_excludes(site: Site) {
+    let (barn, hall) = (site.new_site("barn").await, site.new_site("hall").await);
+    for id in [barn, hall] {
+        let excluded = site.exclude(id, "10.0.0.9 10.0.0.10", "printers").await;
+        excluded.expect("excluded");
+    }
+    let deleted = site.store.delete_site(site.org, barn, site.actor(), at(7));
+    deleted.await.expect("deleted");
+    assert_eq!(site.number("SELECT count(*) FROM site_exclude").await, 2);
+    let rows = site.sites().await;
+    assert_eq!((rows[0].id, rows[0].excludes.len()), (hall, 2));
 }
 
 async fn sites_of_another_organization_do_not_exist(site: Site) {
