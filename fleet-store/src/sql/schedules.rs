@@ -7,7 +7,7 @@ use fleet_inventory::{Circumstances, Firing, Run, TimingText, firing};
 use sea_orm::{FromQueryResult, Statement};
 
 use super::{
-    audit, codec,
+    audit, codec, commands,
     entity::{node, operator, scan, schedule, schedule_run},
     nodes, scans,
 };
@@ -164,17 +164,39 @@ impl Schedules for SqlStore {
         now: Timestamp,
         limit: u32,
     ) -> Result<Vec<ScheduleRow>, StoreError> {
-        let found = async {
-            let rows = schedule::Entity::find()
-                .filter(schedule::Column::PausedAt.is_null())
-                .filter(schedule::Column::NextAt.lte(Micros(now)))
-                .order_by_asc(schedule::Column::NextAt)
-                .limit(u64::from(limit))
-                .all(self.reader())
-                .await?;
-            read(self.reader(), rows).await
-        };
-        found.await.during("due_schedules")
+        let due = schedule::Entity::find()
+            .filter(schedule::Column::PausedAt.is_null())
+            .filter(schedule::Column::NextAt.lte(Micros(now)))
+            .order_by_asc(schedule::Column::NextAt);
+        let operation = "due_schedules";
+        let db = self.reader();
+        let first = due.clone().limit(u64::from(limit));
+        let together = async { read(db, first.all(db).await?).await };
+        match together.await.during(operation) {
+            Err(StoreError::Broken { .. }) => {}
+            other => return other,
+        }
+        // One row cannot be read. The others are read one by one, because it must not hold them up.
+        let ids = due
+            .select_only()
+            .column(schedule::Column::Id)
+            .into_tuple::<String>()
+            .all(db)
+            .await
+            .during(operation)?;
+        let mut rows: Vec<ScheduleRow> = Vec::new();
+        for id in ids {
+            if rows.len() >= limit as usize {
+                break;
+            }
+            let Some(id) = commands::read_id::<ScheduleId>("schedule", &id) else {
+                continue;
+            };
+            let found = schedule::Entity::find_by_id(AsText(id)).all(db);
+            let one = async { read(db, found.await?).await };
+            rows.extend(commands::skip_unreadable(&id, one.await.during(operation))?);
+        }
+        Ok(rows)
     }
 
     async fn settle_run(&self, run: SettledRun) -> Result<Settled, CreateScanError> {
