@@ -431,4 +431,6 @@ async fn an_unreadable_schedule_does_not_hold_up_the_others(site: Site) {
         let ids: Vec<ScheduleId> = due.expect("read").iter().map(|row| row.id).collect();
         assert_eq!(ids, [good], "{limit}");
     }
+    let listed = site.store.schedules(site.org).await.expect("read");
+    assert_eq!(listed.len(), 1);
 }
