@@ -183,14 +183,16 @@ pub fn blackout_end(windows: &[Blackout], zone: &Zone, now: Timestamp) -> Option
     })
 }
 
+/// Whether a window contains a moment. It is much cheaper than [`blackout_end`].
+pub fn is_blacked_out(windows: &[Blackout], zone: &Zone, at: Timestamp) -> bool {
+    windows.iter().any(|window| window.contains(zone, at))
+}
+
 /// Whether the windows leave no minute of a week.
 pub fn is_always(windows: &[Blackout], zone: &Zone) -> bool {
     // A week without a change of the clock, from Sunday, 4 January 1970.
     let start = Timestamp::from_micros(0).plus(MINUTE * 60 * 24 * 3);
-    (0..WEEK as u32).all(|minute| {
-        let at = start.plus(MINUTE * minute);
-        windows.iter().any(|window| window.contains(zone, at))
-    })
+    (0..WEEK as u32).all(|minute| is_blacked_out(windows, zone, start.plus(MINUTE * minute)))
 }
 
 #[cfg(test)]
@@ -253,7 +255,10 @@ mod tests {
         let zone: Zone = "Europe/Berlin".parse().expect("known");
         let now: jiff::Timestamp = now.parse().expect(now);
         let windows = Blackout::parse_list(windows).expect(windows);
-        let end = blackout_end(&windows, &zone, crate::zone::to_timestamp(now))?;
+        let now = crate::zone::to_timestamp(now);
+        let end = blackout_end(&windows, &zone, now);
+        assert_eq!(is_blacked_out(&windows, &zone, now), end.is_some());
+        let end = end?;
         let at = crate::zone::from_timestamp(end.at);
         Some((at.to_string(), end.local))
     }

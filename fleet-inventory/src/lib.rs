@@ -12,7 +12,7 @@ mod search;
 mod timing;
 mod zone;
 
-pub use blackout::{Blackout, BlackoutEnd, BlackoutError, blackout_end, is_always};
+pub use blackout::{Blackout, BlackoutEnd, BlackoutError, blackout_end, is_always, is_blacked_out};
 pub use cron::{Cron, CronError};
 pub use difference::{
     Counts, Field, Group, Later, Reason, Row, Seen, UnknownGroup, difference, explain_zero,

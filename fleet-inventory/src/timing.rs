@@ -7,7 +7,7 @@ use fleet_core::{ScheduleId, Timestamp};
 use jiff::civil::Date;
 
 use crate::{
-    blackout::{Blackout, BlackoutError},
+    blackout::{self, Blackout, BlackoutError},
     cron::{Cron, CronError},
     zone::{self, Repeated, UnknownZone, Zone},
 };
@@ -21,8 +21,7 @@ const JITTER_MOST: Duration = Duration::from_secs(3600);
 /// How many days ahead a run is searched for. The rarest expression, the 29th of February, has a gap of eight years
 /// around 2100.
 const SEARCH_DAYS: u32 = 8 * 366 + 2;
-/// How many times of an interval are searched for one outside of the blackout windows: a year in steps of five
-/// minutes.
+/// How many due times in blackout windows one iteration passes over in total: a year in steps of five minutes.
 const SEARCH_INTERVALS: u32 = 105_408;
 /// How many runs are compared with the jitter: those of a day in steps of 15 minutes.
 const COMPARED: usize = 96;
@@ -164,16 +163,17 @@ impl Timing {
         }
     }
 
-    /// The runs that are due after a moment, in order. Runs in a blackout window are left out.
+    /// The runs that are due after a moment, in order. Runs in a blackout window are left out. The iterator ends early
+    /// when it has left out very many.
     pub fn runs(&self, basis: Basis, after: Timestamp) -> impl Iterator<Item = Run> + '_ {
         let due: Box<dyn Iterator<Item = Timestamp>> = match &self.recurrence {
             Recurrence::Cron(cron) => Box::new(Days::new(cron, &self.zone, after)),
             Recurrence::Every(interval) => Box::new(Intervals::new(*interval, basis.since, after)),
         };
-        // Each search is bounded by itself: an iterator that found nothing for so long has ended.
+        // One budget for the whole iteration: with one for each run, a preview of many runs would take seconds.
         due.scan(0, move |skipped, due| {
             let run = (!self.is_blacked_out(due)).then(|| self.run(basis, due));
-            *skipped = if run.is_some() { 0 } else { *skipped + 1 };
+            *skipped += u32::from(run.is_none());
             (*skipped < SEARCH_INTERVALS).then_some(run)
         })
         .flatten()
@@ -186,9 +186,7 @@ impl Timing {
 
     /// Whether a moment lies in a blackout window.
     pub fn is_blacked_out(&self, at: Timestamp) -> bool {
-        self.blackouts
-            .iter()
-            .any(|window| window.contains(&self.zone, at))
+        blackout::is_blacked_out(&self.blackouts, &self.zone, at)
     }
 
     /// The run of a due time. A jitter that would move it into a blackout window does not apply.

@@ -8,7 +8,8 @@ mod sender;
 use std::sync::Arc;
 
 use fleet_core::{NodeId, PairingId, PairingStatus, Permission, enrollment::NodeState};
-use fleet_store::{NewPairing, PairPage, PairSelection, PairTargets};
+use fleet_discovery::Exclusion;
+use fleet_store::{NewPairing, NodeRow, PairPage, PairSelection, PairTargets};
 use fleet_wire::{
     BoxStream, Reply, RpcError,
     admin::{
@@ -23,8 +24,13 @@ use http::{HeaderName, HeaderValue};
 use sender::Sender;
 
 use crate::{
-    app::App, auth::while_permitted, call::OperatorCall, convert, credentials::PairCredentials,
+    app::App,
+    auth::while_permitted,
+    call::OperatorCall,
+    convert,
+    credentials::PairCredentials,
     failure::Answered,
+    scans::{SiteBlackout, exclusions},
 };
 
 /// The response header with the id of the pairing.
@@ -71,17 +77,21 @@ async fn store(
             "device_identifiers is empty: name the devices to pair, or set pair_all_unpaired",
         ));
     }
-    let holder = holder(app, call, node).await?;
+    let row = confirmed(app, call, node).await?;
+    let site = app.store.site(call.org, row.site).await.answered()?;
+    let now = app.environment.now();
+    if let Some(blackout) = site.as_ref().and_then(|site| SiteBlackout::of(site, now)) {
+        return Err(blackout.refused("pair then"));
+    }
+    let exclusions = exclusions(site.as_ref())?;
+    let holder = holder(app, &row).await?;
     let selection = PairSelection {
         identifiers: request.identifiers,
         all_unpaired: request.all_unpaired,
         with_password: credentials.has_password(),
     };
-    let PairTargets { targets, refused } = app
-        .store
-        .pair_targets(call.org, node, selection)
-        .await
-        .answered()?;
+    let wanted = app.store.pair_targets(call.org, node, selection).await;
+    let PairTargets { targets, refused } = without_excluded(wanted.answered()?, &exclusions);
     if targets.is_empty() {
         return Err(RpcError::invalid_argument(nothing_to_pair(node, &refused)));
     }
@@ -123,8 +133,8 @@ async fn store(
     Ok(Started { pairing, refused })
 }
 
-/// The other server that holds the node's stream; `None` if this server does. Refuses a node that cannot pair now.
-async fn holder(app: &App, call: &OperatorCall, node: NodeId) -> Result<Option<Holder>, RpcError> {
+/// A node that was confirmed.
+async fn confirmed(app: &App, call: &OperatorCall, node: NodeId) -> Result<NodeRow, RpcError> {
     let row = app.store.node(call.org, node).await.answered()?;
     let row =
         row.ok_or_else(|| RpcError::not_found(format!("no node {node} in this organization")))?;
@@ -133,10 +143,35 @@ async fn holder(app: &App, call: &OperatorCall, node: NodeId) -> Result<Option<H
             "node {node} is not confirmed"
         )));
     }
-    if app.holds(&row) {
+    Ok(row)
+}
+
+/// Refuses the targets whose addresses the site excludes.
+fn without_excluded(wanted: PairTargets, exclusions: &[Exclusion]) -> PairTargets {
+    let mut kept = PairTargets {
+        targets: Vec::new(),
+        refused: wanted.refused,
+    };
+    for target in wanted.targets {
+        let ip = target.endpoint.ip;
+        match exclusions.iter().find(|exclude| exclude.contains(ip)) {
+            Some(exclude) => {
+                let why = format!("{} ({})", exclude.skipped(), exclude.target());
+                kept.refused.push((target.identifier.to_string(), why));
+            }
+            None => kept.targets.push(target),
+        }
+    }
+    kept
+}
+
+/// The other server that holds the node's stream; `None` if this server does. Refuses a node that is not connected.
+async fn holder(app: &App, row: &NodeRow) -> Result<Option<Holder>, RpcError> {
+    let node = row.id;
+    if app.holds(row) {
         return Ok(None);
     }
-    let stream = row.stream.filter(|_| app.is_connected(&row));
+    let stream = row.stream.filter(|_| app.is_connected(row));
     let Some(replica) = stream.map(|stream| stream.replica) else {
         return Err(RpcError::failed_precondition(format!(
             "node {node} is not connected: start it first"

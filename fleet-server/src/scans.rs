@@ -3,8 +3,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fleet_core::{NodeId, OrgId, Permission, Priority, ScanId, enrollment::NodeState, limits};
-use fleet_discovery::{Plan, PlanError, ScanRequest, estimate, plan_at_site, queue_wait};
+use fleet_core::{
+    NodeId, OrgId, Permission, Priority, ScanId, Timestamp, enrollment::NodeState, limits,
+};
+use fleet_discovery::{
+    Exclusion, Plan, PlanError, ScanRequest, estimate, plan_at_site, queue_wait,
+};
 use fleet_inventory::BlackoutEnd;
 use fleet_registry::{Capabilities, Capability};
 use fleet_store::{CreatedScan, NewScan, NodeRow, Queueing, ScanRow, SiteRow};
@@ -133,10 +137,22 @@ pub(crate) struct SiteBlackout {
 }
 
 impl SiteBlackout {
+    /// The blackout of a site at a moment; none outside of blackouts.
+    pub(crate) fn of(site: &SiteRow, now: Timestamp) -> Option<Self> {
+        let end = site.blackout(now)?;
+        let site = site.name.clone();
+        Some(Self { site, end })
+    }
+
     /// The refusal of a scan that cannot wait.
     pub(crate) fn refusal(&self) -> RpcError {
+        self.refused("start the scan then, or let an administrator override the blackout")
+    }
+
+    /// The refusal of work that cannot wait, with what the operator can do.
+    pub(crate) fn refused(&self, advice: &str) -> RpcError {
         RpcError::failed_precondition(format!(
-            "site {} has a blackout (`{}`) until {}: start the scan then, or let an administrator override the blackout",
+            "site {} has a blackout (`{}`) until {}: {advice}",
             self.site, self.end.window, self.end.local
         ))
         .with_reason("SITE_BLACKOUT")
@@ -172,28 +188,30 @@ pub(crate) async fn planned(
         fleet_store::Hello::profile,
     );
     let site = app.store.site(org, row.site).await.answered()?;
-    let exclusions = site.as_ref().map_or(Ok(Vec::new()), SiteRow::exclusions);
-    let exclusions = exclusions.map_err(|error| {
-        RpcError::failed_precondition(format!(
-            "an exclude of site {} cannot be read, so nothing is scanned: {error}",
-            row.site_name
-        ))
-    })?;
+    let exclusions = exclusions(site.as_ref())?;
     let mut plan = plan_at_site(request, &profile, &app.plan_policy(), &exclusions)
         .map_err(|error| unplanned(&row, &error))?;
     let history = app.store.scan_history(org, node).await.answered()?;
     plan.estimate = estimate(&plan, &profile, &history.past);
-    let blackout = site.and_then(|site| {
-        let end = site.blackout(app.environment.now())?;
-        Some(SiteBlackout {
-            site: site.name,
-            end,
-        })
-    });
+    let now = app.environment.now();
+    let blackout = site.and_then(|site| SiteBlackout::of(&site, now));
     Ok(Planned {
         node: row,
         plan,
         blackout,
+    })
+}
+
+/// What a site excludes.
+pub(crate) fn exclusions(site: Option<&SiteRow>) -> Result<Vec<Exclusion>, RpcError> {
+    let Some(site) = site else {
+        return Ok(Vec::new());
+    };
+    site.exclusions().map_err(|error| {
+        RpcError::failed_precondition(format!(
+            "an exclude of site {} cannot be read, so nothing is scanned or paired: {error}",
+            site.name
+        ))
     })
 }
 

@@ -194,6 +194,24 @@ fn rare_days_are_found_and_impossible_timings_refused() {
 }
 
 #[test]
+fn one_iteration_passes_over_a_limited_number_of_times() {
+    // One minute a week is left, so 10,079 times are left out before each run.
+    let text = TimingText {
+        blackouts: "00:00-23:59; mon-sat 23:59-24:00".to_owned(),
+        ..timing("every 1m", "UTC")
+    };
+    let runs = due(&text, "2026-06-01T00:00:00Z", COMPARED);
+    assert_eq!(
+        (runs.len(), &*runs[0]),
+        (10, "2026-06-07T23:59:00Z"),
+        "{runs:?}"
+    );
+    let now = at("2026-06-01T00:00:00Z");
+    let checked = Timing::parse(&text).and_then(|timing| timing.check(now));
+    assert_eq!(checked, Ok(()));
+}
+
+#[test]
 fn intervals_count_from_their_start_and_windows_leave_runs_out() {
     let text = TimingText {
         blackouts: "mon 00:00-10:00".to_owned(),

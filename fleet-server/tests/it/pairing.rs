@@ -9,15 +9,21 @@ use fleet_wire::{
         PairDiscoveredDevicesOnFleetNodeResponse, RevokeFleetNodeRequest, UnpairDeviceRequest,
     },
     client::Incoming,
-    fleet::{CancelPairingRequest, GetPairingRequest, ListDevicesRequest, StartPairingRequest},
+    fleet::{
+        CancelPairingRequest, ExcludeTargetsRequest, GetPairingRequest, ListDevicesRequest,
+        StartPairingRequest,
+    },
     fleetmanagement::PairingStatus,
     gateway::{AckCode, EncryptedCredentials, FleetNodePairResult, PairOutcome},
     pairing::Credentials,
 };
 
-use crate::harness::{
-    Enrolled, Node, Operator, Profile, World, device, eventually, list, refused, soon, start,
-    stream_refused,
+use crate::{
+    harness::{
+        Enrolled, Node, Operator, Profile, World, device, eventually, list, refused, soon, start,
+        stream_refused,
+    },
+    site_rules::around_now,
 };
 
 const PASSWORD: &str = "canary-of-the-device-password";
@@ -450,4 +456,57 @@ async fn no_row_of_the_database_contains_the_password() {
         let found = bytes.windows(canary.len()).any(|window| window == canary);
         assert!(!found, "{}", path.display());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rules_of_a_site_bind_pairings() {
+    let ips = ["10.0.0.1", "10.0.0.2"];
+    let world = World::new().await;
+    let (operator, enrolled, mut node) = found(&world, Profile::ours(), &ips).await;
+    let admin = world.operator(Role::Admin).await;
+    let site_id = admin.site_of(&enrolled).await;
+    let exclude = ExcludeTargetsRequest {
+        site_id,
+        targets: "10.0.0.2".to_owned(),
+        reason: "printer".to_owned(),
+    };
+    let sites = admin.sites();
+    let excluded = sites.exclude_targets(&exclude, admin.options()).await;
+    excluded.expect("excluded");
+
+    let only_excluded = wanted(&enrolled, &ips[1..]);
+    let error = not_begun(&operator, &only_excluded, Code::InvalidArgument).await;
+    assert!(
+        error.message.contains("excluded at site") && error.message.contains("printer (10.0.0.2)"),
+        "{}",
+        error.message
+    );
+    let mut stream = pair(&operator, &wanted(&enrolled, &ips))
+        .await
+        .expect("begun");
+    let (command, request) = node.pairing().await;
+    let sent: Vec<&str> = request
+        .targets
+        .iter()
+        .map(|target| target.ip_address.as_str())
+        .collect();
+    assert_eq!(sent, ["10.0.0.1"]);
+    let paired = vec![result(ips[0], PairOutcome::Paired)];
+    node.report_paired(&command, paired).await.expect("taken");
+    node.ack(&command, AckCode::Ok).await;
+    let (mut results, end) = rest(&mut stream).await;
+    end.expect("ends well");
+    results.sort();
+    assert_eq!(
+        results,
+        [
+            (identifier(ips[0]), PairingStatus::Paired),
+            (identifier(ips[1]), PairingStatus::Failed),
+        ]
+    );
+
+    admin.black_out(site_id, &around_now()).await.expect("set");
+    let in_blackout = wanted(&enrolled, &ips[..1]);
+    let error = not_begun(&operator, &in_blackout, Code::FailedPrecondition).await;
+    assert_eq!(error.reason().as_deref(), Some("SITE_BLACKOUT"));
 }

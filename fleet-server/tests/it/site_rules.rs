@@ -22,7 +22,7 @@ use crate::harness::{
 
 impl Operator {
     /// The site of a node.
-    async fn site_of(&self, node: &Enrolled) -> i64 {
+    pub(crate) async fn site_of(&self, node: &Enrolled) -> i64 {
         let client = self.sites();
         let listed = client.list_sites(&ListSitesRequest {}, self.options());
         let sites = listed.await.expect("listed").sites;
@@ -30,7 +30,7 @@ impl Operator {
         found.expect("a site").site_id
     }
 
-    async fn black_out(&self, site_id: i64, blackouts: &str) -> Result<(), RpcError> {
+    pub(crate) async fn black_out(&self, site_id: i64, blackouts: &str) -> Result<(), RpcError> {
         let request = SetBlackoutsRequest {
             site_id,
             time_zone: String::new(),
@@ -110,7 +110,7 @@ async fn an_excluded_target_is_named_in_the_plan_and_never_sent_to_a_node() {
 }
 
 /// A window of two hours around now.
-fn around_now() -> String {
+pub(crate) fn around_now() -> String {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .expect("a time");

@@ -276,6 +276,18 @@ async fn expire_scan(
         was_busy: row.busy_answers > 0,
         has_run: row.chunks_done > 0,
     };
+    // A blackout that began since the scan was stored pauses it: the time in the queue begins when the blackout ends.
+    let waits_only = waiting.cancel_until.is_none() && !waiting.in_flight;
+    if scan.is_open()
+        && waits_only
+        && waiting.queued_until <= now
+        && !row.ignores_blackout
+        && let Some(blackout) = nodes::blackout(tx, node, now).await?
+    {
+        scan.row_mut().queued_until = Micros(blackout.at.plus(limits::QUEUE_FOR));
+        scan.save().await?;
+        return Ok((false, None));
+    }
     let mut ended_command = None;
     match expiry(&waiting, now) {
         None => {}

@@ -31,7 +31,7 @@ impl Dispatch for SqlStore {
                 return Ok(None);
             }
             let mut candidates = ready(now);
-            if nodes::blackout(tx, &row, now).await?.is_some() {
+            if nodes::is_held(tx, &row, now).await? {
                 candidates = candidates.filter(scan::Column::IgnoresBlackout.eq(true));
             }
             let next = candidates

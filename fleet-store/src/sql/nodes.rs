@@ -60,9 +60,12 @@ pub(crate) fn reporter(node: &node::Model) -> Reporter {
 /// The end of the blackout of a node's site at a moment.
 pub(crate) async fn blackout(
     db: &impl ConnectionTrait,
-    node: &node::Model,
+    node: NodeId,
     now: Timestamp,
 ) -> Result<Option<BlackoutEnd>, DbErr> {
+    let Some(node) = node::Entity::find_by_id(node.0).one(db).await? else {
+        return Ok(None);
+    };
     let site = site::Entity::find_by_id(node.site_id).one(db).await?;
     match site {
         Some(site) => sites::blackout(&site, now),
@@ -70,7 +73,17 @@ pub(crate) async fn blackout(
     }
 }
 
-/// The live nodes whose sites have a blackout at a moment.
+/// Whether a blackout of a node's site holds commands back at a moment.
+pub(crate) async fn is_held(
+    db: &impl ConnectionTrait,
+    node: &node::Model,
+    now: Timestamp,
+) -> Result<bool, DbErr> {
+    let site = site::Entity::find_by_id(node.site_id).one(db).await?;
+    Ok(site.is_some_and(|site| sites::is_held(&site, now)))
+}
+
+/// The live nodes whose sites hold commands back at a moment.
 pub(crate) async fn in_blackout(
     db: &impl ConnectionTrait,
     now: Timestamp,
@@ -82,7 +95,7 @@ pub(crate) async fn in_blackout(
         .all(db)
         .await?;
     for site in sites {
-        if sites::blackout(&site, now)?.is_some() {
+        if sites::is_held(&site, now) {
             held.push(site.id);
         }
     }

@@ -7,7 +7,7 @@ use fleet_inventory::{Circumstances, Firing, Run, TimingText, firing};
 use sea_orm::{FromQueryResult, Statement};
 
 use super::{
-    audit, codec,
+    audit, codec, commands,
     entity::{node, operator, scan, schedule, schedule_run},
     nodes, scans,
 };
@@ -127,15 +127,10 @@ impl Schedules for SqlStore {
     }
 
     async fn schedules(&self, org: OrgId) -> Result<Vec<ScheduleRow>, StoreError> {
-        let found = async {
-            let rows = schedule::Entity::find()
-                .filter(schedule::Column::OrgId.eq(org.0))
-                .order_by_asc(schedule::Column::Name)
-                .all(self.reader())
-                .await?;
-            read(self.reader(), rows).await
-        };
-        found.await.during("schedules")
+        let of_org = schedule::Entity::find()
+            .filter(schedule::Column::OrgId.eq(org.0))
+            .order_by_asc(schedule::Column::Name);
+        read_all(self.reader(), "schedules", of_org, SCHEDULES_OF_AN_ORG).await
     }
 
     async fn schedule(
@@ -164,17 +159,11 @@ impl Schedules for SqlStore {
         now: Timestamp,
         limit: u32,
     ) -> Result<Vec<ScheduleRow>, StoreError> {
-        let found = async {
-            let rows = schedule::Entity::find()
-                .filter(schedule::Column::PausedAt.is_null())
-                .filter(schedule::Column::NextAt.lte(Micros(now)))
-                .order_by_asc(schedule::Column::NextAt)
-                .limit(u64::from(limit))
-                .all(self.reader())
-                .await?;
-            read(self.reader(), rows).await
-        };
-        found.await.during("due_schedules")
+        let due = schedule::Entity::find()
+            .filter(schedule::Column::PausedAt.is_null())
+            .filter(schedule::Column::NextAt.lte(Micros(now)))
+            .order_by_asc(schedule::Column::NextAt);
+        read_all(self.reader(), "due_schedules", due, limit as usize).await
     }
 
     async fn settle_run(&self, run: SettledRun) -> Result<Settled, CreateScanError> {
@@ -451,6 +440,43 @@ async fn find(
         .one(db)
         .await?;
     Ok(read(db, row.into_iter().collect()).await?.pop())
+}
+
+/// Reads the first schedules of a query. One that cannot be read is logged and skipped, because it must not hold up the
+/// others.
+async fn read_all(
+    db: &impl ConnectionTrait,
+    operation: &'static str,
+    query: Select<schedule::Entity>,
+    limit: usize,
+) -> Result<Vec<ScheduleRow>, StoreError> {
+    let first = query.clone().limit(limit as u64);
+    let together = async { read(db, first.all(db).await?).await };
+    match together.await.during(operation) {
+        Err(StoreError::Broken { .. }) => {}
+        other => return other,
+    }
+    // One of them cannot be read: each by itself.
+    let ids = query
+        .select_only()
+        .column(schedule::Column::Id)
+        .into_tuple::<String>()
+        .all(db)
+        .await
+        .during(operation)?;
+    let mut rows: Vec<ScheduleRow> = Vec::new();
+    for id in ids {
+        if rows.len() >= limit {
+            break;
+        }
+        let Some(id) = commands::read_id::<ScheduleId>("schedule", &id) else {
+            continue;
+        };
+        let found = schedule::Entity::find_by_id(AsText(id)).all(db);
+        let one = async { read(db, found.await?).await };
+        rows.extend(commands::skip_unreadable(&id, one.await.during(operation))?);
+    }
+    Ok(rows)
 }
 
 /// Reads schedules as operators see them, with three queries, regardless of their number.

@@ -1,10 +1,10 @@
 //! Sites, their excludes and their blackouts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_core::{SiteExcludeId, SiteId};
 use fleet_discovery::TargetEntry;
-use fleet_inventory::{Blackout, BlackoutEnd, blackout_end};
+use fleet_inventory::{Blackout, BlackoutEnd, blackout_end, is_blacked_out};
 
 use super::{
     audit,
@@ -90,6 +90,10 @@ impl Sites for SqlStore {
                 ..Default::default()
             };
             change.update(tx).await?;
+            site_exclude::Entity::delete_many()
+                .filter(site_exclude::Column::SiteId.eq(id.0))
+                .exec(tx)
+                .await?;
             let subject = shown(&old);
             audit::done(tx, org, &actor, "site.delete", subject, now).await?;
             Ok(())
@@ -244,6 +248,22 @@ pub(crate) fn blackout(site: &site::Model, now: Timestamp) -> Result<Option<Blac
     Ok(blackout_end(&windows, &read_zone(site)?, now))
 }
 
+/// Whether a blackout of a site holds commands back at a moment. Rules that cannot be read hold them back too: what the
+/// site forbids is not known then.
+pub(crate) fn is_held(site: &site::Model, now: Timestamp) -> bool {
+    if site.blackouts.is_empty() {
+        return false;
+    }
+    let rules = read_blackouts(site).and_then(|windows| Ok((windows, read_zone(site)?)));
+    match rules {
+        Ok((windows, zone)) => is_blacked_out(&windows, &zone, now),
+        Err(error) => {
+            tracing::error!(site = site.id, %error, "a site is held, because its blackouts cannot be read");
+            true
+        }
+    }
+}
+
 fn read_blackouts(site: &site::Model) -> Result<Vec<Blackout>, DbErr> {
     Blackout::parse_list(&site.blackouts).map_err(|error| unreadable("site", error))
 }
@@ -309,8 +329,10 @@ async fn rows(
         .order_by_asc(site_exclude::Column::Id)
         .all(db)
         .await?;
+    // Each once: a query can bind fewer values than there are excludes.
+    let authors: BTreeSet<i64> = found.iter().map(|one| one.created_by).collect();
     let emails: BTreeMap<i64, String> = operator::Entity::find()
-        .filter(operator::Column::Id.is_in(found.iter().map(|one| one.created_by)))
+        .filter(operator::Column::Id.is_in(authors))
         .all(db)
         .await?
         .into_iter()

@@ -5,6 +5,7 @@ use std::time::Duration;
 use fleet_core::{OperatorId, Priority, Role, ScanId, ScheduleId, outcome::AckCode};
 use fleet_inventory::{Run, TimingText};
 use fleet_store::*;
+use sea_orm::ConnectionTrait;
 
 use crate::{
     races::at_once,
@@ -20,6 +21,7 @@ contract! {
     the_last_runs_are_kept
     a_run_by_hand_starts_a_scan_and_keeps_the_next_run
     servers_share_one_clock
+    an_unreadable_schedule_does_not_hold_up_the_others
 }
 
 fn run(seconds: u64) -> Run {
@@ -415,4 +417,20 @@ async fn servers_share_one_clock(site: Site) {
         let later = site.store.shared_clock(own).await.expect("read");
         assert!(later >= shared);
     }
+}
+
+async fn an_unreadable_schedule_does_not_hold_up_the_others(site: Site) {
+    let node = site.node("north").await;
+    let bad = site.scheduled(node, "bad").await.id;
+    let good = site.scheduled(node, "good").await.id;
+    let sql = format!("UPDATE schedule SET request = 'unreadable' WHERE id = '{bad}'");
+    site.raw().await.execute_unprepared(&sql).await.expect(&sql);
+    // The unreadable one does not count for the limit.
+    for limit in [1, 10] {
+        let due = site.store.due_schedules(at(4_000), limit).await;
+        let ids: Vec<ScheduleId> = due.expect("read").iter().map(|row| row.id).collect();
+        assert_eq!(ids, [good], "{limit}");
+    }
+    let listed = site.store.schedules(site.org).await.expect("read");
+    assert_eq!(listed.len(), 1);
 }

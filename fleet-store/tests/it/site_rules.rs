@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use fleet_core::{NodeId, OrgId, SiteExcludeId, SiteId, limits};
+use fleet_core::{NodeId, OrgId, ScanState, SiteExcludeId, SiteId, limits};
 use fleet_discovery::{TargetEntry, excluded_entries};
 use fleet_inventory::Blackout;
 use fleet_store::*;
+use sea_orm::ConnectionTrait;
 
 use crate::site::{Site, at, command_id};
 
@@ -13,9 +14,12 @@ contract! {
     a_site_is_created_renamed_and_deleted_when_it_has_no_nodes
     a_node_never_joins_a_deleted_site
     excluded_targets_have_a_reason_and_are_unique
+    a_deleted_site_leaves_no_excludes
     sites_of_another_organization_do_not_exist
     a_blackout_holds_commands_back_until_it_ends
+    a_blackout_that_begins_later_pauses_a_queued_scan
     a_scan_that_ignores_blackouts_runs
+    a_site_whose_blackouts_are_unreadable_is_held_alone
 }
 
 impl Site {
@@ -182,6 +186,19 @@ async fn excluded_targets_have_a_reason_and_are_unique(site: Site) {
         .expect("excluded");
 }
 
+async fn a_deleted_site_leaves_no_excludes(site: Site) {
+    let (barn, hall) = (site.new_site("barn").await, site.new_site("hall").await);
+    for id in [barn, hall] {
+        let excluded = site.exclude(id, "10.0.0.9 10.0.0.10", "printers").await;
+        excluded.expect("excluded");
+    }
+    let deleted = site.store.delete_site(site.org, barn, site.actor(), at(7));
+    deleted.await.expect("deleted");
+    assert_eq!(site.number("SELECT count(*) FROM site_exclude").await, 2);
+    let rows = site.sites().await;
+    assert_eq!((rows[0].id, rows[0].excludes.len()), (hall, 2));
+}
+
 async fn sites_of_another_organization_do_not_exist(site: Site) {
     let barn = site.new_site("barn").await;
     site.exclude(barn, "10.0.0.9", "printer")
@@ -238,6 +255,30 @@ async fn a_blackout_holds_commands_back_until_it_ends(site: Site) {
     assert!(site.issue_at(north, at(7_200)).await.is_some());
 }
 
+async fn a_blackout_that_begins_later_pauses_a_queued_scan(site: Site) {
+    let node = site.node("north").await;
+    let queued = |ignores_blackout| NewScan {
+        queueing: Queueing::Until(at(1_800)),
+        ignores_blackout,
+        ..site.new_scan(node.id, "10.0.0.0/24", &["80"])
+    };
+    let paused = site.create(queued(false)).await.id;
+    let ignoring = site.create(queued(true)).await.id;
+    let home = site.site_of(node.id).await.id;
+    site.black_out(home, "08:20-10:00").await;
+    let swept = site.store.sweep_commands(at(1_800)).await.expect("swept");
+    assert_eq!(swept.scans, [ignoring]);
+    let row = site.look(paused).await;
+    let until = at(7_200).plus(limits::QUEUE_FOR);
+    assert_eq!(
+        (row.state, row.queued_until),
+        (ScanState::Queued, Some(until))
+    );
+    assert_eq!(site.issue_at(node, at(7_199)).await, None);
+    let issued = site.issue_at(node, at(7_200)).await.expect("a command");
+    assert_eq!(issued.scan, paused);
+}
+
 async fn a_scan_that_ignores_blackouts_runs(site: Site) {
     let node = site.node("north").await;
     site.scan(node, "10.0.0.0/24").await;
@@ -267,4 +308,18 @@ async fn a_scan_that_ignores_blackouts_runs(site: Site) {
     let records = site.audited().await;
     let overriding = |row: &&AuditRow| row.entry.subject.contains("in spite of the blackouts");
     assert_eq!(records.iter().filter(overriding).count(), 1);
+}
+
+async fn a_site_whose_blackouts_are_unreadable_is_held_alone(site: Site) {
+    let (north, south) = (site.node("north").await, site.node("south").await);
+    for node in [north, south] {
+        site.scan(node, "10.0.0.0/24").await;
+    }
+    let home = site.site_of(north.id).await.id;
+    let sql = format!("UPDATE site SET blackouts = 'unreadable' WHERE id = {home}");
+    site.raw().await.execute_unprepared(&sql).await.expect(&sql);
+    let ready = site.store.nodes_with_work(at(60)).await.expect("read");
+    assert_eq!(ready, [south.id]);
+    assert_eq!(site.issue_at(north, at(60)).await, None);
+    assert!(site.issue_at(south, at(60)).await.is_some());
 }
