@@ -109,12 +109,7 @@ mod tests {
 
     /// Checks the outcome of an endpoint after chunks.
     #[track_caller]
-    fn check(
-        chunks: &[Ran<'_>],
-        only_announced: bool,
-        at: &str,
-        expected: EndpointOutcome,
-    ) {
+    fn check(chunks: &[Ran<'_>], only_announced: bool, at: &str, expected: EndpointOutcome) {
         let scopes: Vec<Scope> = chunks
             .iter()
             .map(|(scope, ..)| scope.parse().expect(scope))
