@@ -110,7 +110,7 @@ def test_the_documented_signature_is_the_one_that_nodes_make():
 
 def test_every_reason_of_an_error_is_documented():
     sources = "".join(file.read_text() for file in (ROOT / "fleet-server/src").rglob("*.rs"))
-    reasons = {*re.findall(r"=> \w+ ([A-Z_]{3,})[;,]", sources), *re.findall(r'with_reason\("(\w+)"\)', sources)}
+    reasons = {*re.findall(r"=> \w+ ([A-Z_]{3,})[;, ]", sources), *re.findall(r'with_reason\("(\w+)"\)', sources)}
     assert "NODE_BUSY" in reasons and "RATE_LIMITED" in reasons
     assert {reason for reason in reasons if f"`{reason}`" not in API} == set()
 

@@ -178,7 +178,7 @@ def schedule(**fields) -> dict:
     return {
         "scheduleId": OTHER, "name": "nightly", "fleetNodeId": "7", "nodeName": "barn-2", "request": {"nmap": {"target": "10.2.0.0/22"}},
         "timing": {"when": "30 2 * * *", "timeZone": "Europe/Berlin", "jitter": "600s", "blackouts": "mon 08:00-09:00"},
-        "operator": "ops@example.org", "createdAt": ago(9_000), "nextRunAt": ago(-7_200), "runs": "3", **fields,
+        "operator": "ops@example.org", "createdAt": ago(9_000), "nextRunAt": ago(-7_260), "runs": "3", **fields,
     }
 
 
@@ -510,7 +510,7 @@ def test_a_refused_role_is_shown_and_taken_back(server, page):
 
 def test_a_device_is_deleted_with_a_reason(server, page):
     devices = [device(1), device(2)]
-    server.replies["DeviceService/ListDevices"] = lambda _request: {"devices": devices}
+    server.replies["DeviceSearchService/SearchDevices"] = lambda _request: {"devices": devices}
 
     def delete(_request):
         devices.pop(0)

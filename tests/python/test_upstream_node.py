@@ -51,11 +51,11 @@ def awaiting(server_url, enrolled, invitation) -> Node:
 # Enrollment
 
 
-def test_a_code_shows_its_kind_and_expires_after_an_hour(enrolled):
-    code = enrolled.invitation["code"]
+def test_a_code_shows_its_kind_and_expires_after_an_hour(invitation):
+    code = invitation["code"]
     assert code.startswith("fnc_")
     assert 20 <= len(code) <= 512
-    remaining = instant(enrolled.invitation["expiresAt"]) - datetime.now(UTC)
+    remaining = instant(invitation["expiresAt"]) - datetime.now(UTC)
     assert timedelta(minutes=55) < remaining < timedelta(minutes=65)
 
 
