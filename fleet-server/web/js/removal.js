@@ -27,7 +27,7 @@ export async function deleteDevices(devices, error, button = null) {
 /** A button that deletes one device; null for operators who may not. */
 export function deleteButton(device, { error, changed }) {
   if (!may("fleetnode:manage")) return null;
-  const button = h("button", { type: "button", class: "button button-small button-quiet-danger", "aria-label": `Delete ${isolate(device.identifier)}` }, "Delete");
+  const button = h("button", { type: "button", class: "button button-small button-quiet", "aria-label": `Delete ${isolate(device.identifier)}` }, "Delete");
   button.addEventListener("click", async () => {
     if (await deleteDevices([device], error, button)) await changed();
   });
