@@ -38,7 +38,7 @@ fn button(make: ButtonMake, ip: IpAddr, offset: u16) -> Button {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn devices_appear_once_each_in_the_order_of_the_buttons() {
     const OFFSET: u16 = 400;
-    let running = start(Site::slow(12, Duration::from_millis(150)), 85).await;
+    let running = start(Site::slow(12, Duration::from_millis(150)), 120).await;
     let addresses = running.site().addresses();
     let job = ScanJob {
         listen: Some(listen(OFFSET, 4)),
@@ -84,7 +84,7 @@ async fn devices_appear_once_each_in_the_order_of_the_buttons() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_announcement_is_only_a_hint_to_dial_a_target() {
     const OFFSET: u16 = 500;
-    let running = start(Site::slow(3, Duration::ZERO), 86).await;
+    let running = start(Site::slow(3, Duration::ZERO), 121).await;
     let addresses = running.site().addresses();
     let mut job = ScanJob {
         listen: Some(listen(OFFSET, 2)),

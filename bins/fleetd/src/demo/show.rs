@@ -59,7 +59,12 @@ impl Show {
             Some(Event::Progress(progress)) => self.progress(progress),
             Some(Event::Host(found)) => {
                 let host = found.host.clone().unwrap_or_default();
-                self.above(&format!("unidentified host {}: {}", host.ip, host.reply))
+                let reply = if host.reply.is_empty() {
+                    "no reply"
+                } else {
+                    &host.reply
+                };
+                self.above(&format!("unidentified host {}: {reply}", host.ip))
             }
             Some(Event::Warning(warning)) => self.above(&format!("warning: {}", warning.text)),
             Some(Event::Ended(ended)) => self.end(ended),
