@@ -263,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_says_what_changed_or_why_the_device_is_absent() {
+    fn a_row_names_the_changed_facts_or_the_reason_of_the_absence() {
         let seen = |ip: &str, firmware: &str| SeenDevice {
             ip: ip.to_owned(),
             port: 80,

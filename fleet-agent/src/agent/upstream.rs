@@ -35,7 +35,7 @@ struct Make {
 
 /// How a make shows in the facts of this node's rules.
 enum Ours {
-    /// By the name before the version of its firmware, whoever made the hardware.
+    /// By the name before the version of its firmware, not by the make of the hardware.
     Firmware(&'static str),
     Manufacturer(&'static str),
 }

@@ -190,7 +190,7 @@ proptest! {
     }
 
     #[test]
-    fn a_chain_that_was_written_anew_is_seen_by_who_kept_a_head(chain in chain(), at in any::<prop::sample::Index>(), put_in in record()) {
+    fn a_rewritten_chain_is_detected_with_a_kept_head(chain in chain(), at in any::<prop::sample::Index>(), put_in in record()) {
         let mut anew = chain.clone();
         anew.insert(at.index(chain.len()), put_in);
         let anew = sealed(anew, ORG);

@@ -89,7 +89,7 @@ fn addresses_are_ranges() {
 }
 
 #[test]
-fn an_error_names_the_term_and_what_is_accepted() {
+fn an_error_names_the_term_and_the_accepted_forms() {
     for (text, part) in [
         (
             "colour:red",

@@ -36,7 +36,7 @@ impl Accounts for SqlStore {
         let read = async {
             let operators = by_email(db, &canonical_email(email)).await?;
             let org = org.map(str::to_lowercase);
-            // The same query whether or not an organization is named, and whatever it is called.
+            // The same query with and without an organization, for every name.
             let operator = operators
                 .into_iter()
                 .find(|(_, name)| org.as_ref().is_none_or(|org| *org == name.to_lowercase()));

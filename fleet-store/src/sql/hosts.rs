@@ -50,7 +50,7 @@ impl Hosts {
                 quota: scope.quota(),
             });
         };
-        // A host with a device is identified, whichever command of the scan found out.
+        // A host with a device is identified, by any command of the scan.
         let identified = identified(tx, scan, &reported).await?;
         verdicts
             .accepted

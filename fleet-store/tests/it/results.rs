@@ -8,7 +8,7 @@ use fleet_store::*;
 use crate::site::{Node, Row, Site, at, blank, mac, plain, row, with_mac};
 
 contract! {
-    two_sites_with_one_range_differ_exactly_by_what_happened_on_each
+    two_sites_with_one_range_differ_exactly_by_their_own_changes
     the_previous_scan_has_the_same_targets_and_the_same_site
     a_scan_is_compared_with_any_chosen_scan_of_the_organization
     merged_records_are_one_device_in_both_results
@@ -75,7 +75,7 @@ fn lines(difference: &ScanDifference) -> Vec<String> {
     difference.rows.iter().map(line).collect()
 }
 
-async fn two_sites_with_one_range_differ_exactly_by_what_happened_on_each(site: Site) {
+async fn two_sites_with_one_range_differ_exactly_by_their_own_changes(site: Site) {
     use TargetOutcome as T;
     let north = site.node("north").await;
     let south = site.node("south").await;
