@@ -109,6 +109,8 @@ fn compiler(folder: &str) -> Result<protox::Compiler, Box<dyn Error>> {
 fn generate(encoded: &[u8], packages: &[&str], served: bool) -> Result<(), Box<dyn Error>> {
     Config::new()
         .bytes(["."])
+        // Equal messages must have equal bytes.
+        .btree_map(["."])
         .skip_debug(SECRET)
         // Without this, prost rejects the external path as a duplicate.
         .compile_well_known_types()
@@ -121,6 +123,7 @@ fn generate(encoded: &[u8], packages: &[&str], served: bool) -> Result<(), Box<d
         .extern_path(".google.protobuf", "::pbjson_types")
         // pbjson otherwise rejects a request of a newer client.
         .ignore_unknown_fields()
+        .btree_map(["."])
         .build(&packages)?;
     Ok(())
 }
