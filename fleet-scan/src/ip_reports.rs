@@ -40,7 +40,7 @@ pub(crate) async fn listen(
     out: &mpsc::Sender<MdnsEvent>,
 ) -> bool {
     tracing::debug!(service = %listening.service, "listening for announcements");
-    let (found, mut heard) = mpsc::channel(64);
+    let (found, mut addresses) = mpsc::channel(64);
     let mut sockets = JoinSet::new();
     let mut is_complete = true;
     for port in parse::PORTS {
@@ -65,7 +65,7 @@ pub(crate) async fn listen(
             biased;
             // The end first: a flood must not extend the listening.
             () = sleep_until(until) => break,
-            ip = heard.recv() => match ip {
+            ip = addresses.recv() => match ip {
                 Some(ip) => ip,
                 // No port could be opened.
                 None => {

@@ -7,18 +7,10 @@ use std::net::Ipv4Addr;
 use fleet_core::Mac;
 use serde_json::Value;
 
-/// The ports of the announcements.
+/// The ports of the announcements. In this order: Goldshell; Whatsminer; Elphapex; IceRiver; Auradine, NMMiner and
+/// NMAxe; Antminer, Braiins OS, VolcMiner, DragonBall and Hammer; SealMiner; rigs with HiveOS; iPollo.
 pub(super) const PORTS: [u16; 9] = [
-    // Goldshell.
-    1_314,  // Whatsminer.
-    8_888,  // Elphapex.
-    9_999,  // IceRiver.
-    11_503, // Auradine, NMMiner, NMAxe.
-    12_345, // Antminer, Braiins OS, VolcMiner, DragonBall, Hammer.
-    14_235, // SealMiner.
-    18_650, // Rigs with HiveOS.
-    42_069, // iPollo.
-    54_321,
+    1_314, 8_888, 9_999, 11_503, 12_345, 14_235, 18_650, 42_069, 54_321,
 ];
 
 /// What follows the length in a SealMiner's announcement. The rest is compressed, and holds pool passwords.

@@ -22,6 +22,16 @@ fn listen(offset: u16, seconds: i32) -> Listen {
     }
 }
 
+/// Waits until the scan has opened its last port.
+async fn until_open(offset: u16) {
+    const LAST: u16 = 54_321;
+    let entry = format!(":{:04X} ", LAST + offset);
+    let is_open = || std::fs::read_to_string("/proc/net/udp").is_ok_and(|all| all.contains(&entry));
+    while !is_open() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 fn button(make: ButtonMake, ip: IpAddr, offset: u16) -> Button {
     let IpAddr::V4(ip) = ip else {
         panic!("{ip}");
@@ -46,10 +56,9 @@ async fn devices_appear_once_each_in_the_order_of_the_buttons() {
     };
     let targets = job.targets.clone();
     let scan = scanner(quick()).scan(job).expect("it starts");
-    // The sockets are open when the first progress with the phase arrives.
     let presses = [9, 2, 7, 4, 11, 0, 6, 3, 8];
     let pressing = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        until_open(OFFSET).await;
         let mut answers = 0;
         for (make, host) in ButtonMake::ALL.into_iter().zip(presses) {
             let pressed = button(make, addresses[host], OFFSET).press().await;
@@ -93,7 +102,7 @@ async fn an_announcement_is_only_a_hint_to_dial_a_target() {
     let outside = job.targets.remove(0);
     let scan = scanner(quick()).scan(job).expect("it starts");
     let sending = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        until_open(OFFSET).await;
         let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
         let public = "8.8.8.8,02:00:5E:00:00:07".to_owned();
         let not_a_target = format!("{outside},02:00:5E:00:00:07");

@@ -9,44 +9,24 @@ mod upgrade;
 use sea_orm::{ConnectionTrait, DbBackend};
 use sea_orm_migration::prelude::*;
 
+/// The steps of these files.
+macro_rules! steps {
+    ($($name:literal),* $(,)?) => {
+        &[$(Step { name: $name, sql: include_str!(concat!("migration/", $name, ".sql")) }),*]
+    };
+}
+
 /// All steps in order.
-const STEPS: [Step; 9] = [
-    Step {
-        name: "m0001_first_schema",
-        sql: include_str!("migration/m0001_first_schema.sql"),
-    },
-    Step {
-        name: "m0002_scan_hosts",
-        sql: include_str!("migration/m0002_scan_hosts.sql"),
-    },
-    Step {
-        name: "m0003_scan_results",
-        sql: include_str!("migration/m0003_scan_results.sql"),
-    },
-    Step {
-        name: "m0004_schedules",
-        sql: include_str!("migration/m0004_schedules.sql"),
-    },
-    Step {
-        name: "m0005_sites",
-        sql: include_str!("migration/m0005_sites.sql"),
-    },
-    Step {
-        name: "m0006_device_search",
-        sql: include_str!("migration/m0006_device_search.sql"),
-    },
-    Step {
-        name: "m0007_key_fetches",
-        sql: include_str!("migration/m0007_key_fetches.sql"),
-    },
-    Step {
-        name: "m0008_between_servers",
-        sql: include_str!("migration/m0008_between_servers.sql"),
-    },
-    Step {
-        name: "m0009_boundary",
-        sql: include_str!("migration/m0009_boundary.sql"),
-    },
+const STEPS: &[Step] = steps![
+    "m0001_first_schema",
+    "m0002_scan_hosts",
+    "m0003_scan_results",
+    "m0004_schedules",
+    "m0005_sites",
+    "m0006_device_search",
+    "m0007_key_fetches",
+    "m0008_between_servers",
+    "m0009_boundary",
 ];
 
 /// One migration.
@@ -91,6 +71,6 @@ pub(crate) struct Migrator;
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         let boxed = |step: Step| Box::new(step) as Box<dyn MigrationTrait>;
-        STEPS.map(boxed).into()
+        STEPS.iter().copied().map(boxed).collect()
     }
 }

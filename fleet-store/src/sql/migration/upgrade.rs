@@ -147,7 +147,7 @@ async fn number(db: &DatabaseConnection, sql: &str) -> i64 {
 async fn every_migration_keeps_the_rows_of_the_schema_before_it() {
     assert_eq!(ROWS.len(), STEPS.len(), "each schema has rows to keep");
     on_both("upgrade", |store| async move {
-        for (step, own) in STEPS.into_iter().zip(ROWS) {
+        for (step, own) in STEPS.iter().zip(ROWS) {
             let first = step.name == STEPS[0].name;
             let before = if first { 0 } else { rows(&store).await };
             Migrator::up(store.writer(), Some(1))
