@@ -5,7 +5,9 @@
 //! an operator's texts to times. Then read [`decide`] and [`firing`]. For changes, start with [`difference`].
 
 mod blackout;
+mod block;
 mod cron;
+mod day;
 mod difference;
 mod schedule;
 mod search;
@@ -13,7 +15,9 @@ mod timing;
 mod zone;
 
 pub use blackout::{Blackout, BlackoutEnd, BlackoutError, blackout_end, is_always, is_blacked_out};
+pub use block::{BlockNumber, CELLS, Cell, CellState, NotABlock, Observation, announced_blocks};
 pub use cron::{Cron, CronError};
+pub use day::{DAYS, Day, DayCounts, last_days};
 pub use difference::{
     Counts, Field, Group, Later, Reason, Row, Seen, UnknownGroup, difference, explain_zero,
 };

@@ -11,6 +11,7 @@ mod gateway;
 mod keys;
 mod nodes;
 mod operators;
+mod overview;
 mod pairing;
 mod results;
 mod scans;

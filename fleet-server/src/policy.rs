@@ -113,6 +113,13 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
         ],
     ),
     (
+        "fleet.v1.OverviewService",
+        &[
+            ("GetOverview", Operator(NodeRead)),
+            ("GetSiteMap", Operator(NodeRead)),
+        ],
+    ),
+    (
         "fleet.v1.SiteService",
         &[
             ("ListSites", Operator(NodeRead)),

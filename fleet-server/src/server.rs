@@ -9,7 +9,7 @@ use fleet_wire::{
     fleet::{
         AccountServer, AuditServer, DevicePairingServer, DeviceSearchServer, DeviceServer,
         DirectServer, KeyServer, NodeConfirmationServer, NodeKeyServer, NodeServer, OperatorServer,
-        ResultServer, ScanServer, ScheduleServer, SiteServer,
+        OverviewServer, ResultServer, ScanServer, ScheduleServer, SiteServer,
     },
     gateway::FleetNodeGatewayServer,
     listener::ListenerCounts,
@@ -70,6 +70,7 @@ impl Server {
             .mount(NodeConfirmationServer::from_arc(api.clone()))
             .mount(NodeServer::from_arc(api.clone()))
             .mount(DeviceSearchServer::from_arc(api.clone()))
+            .mount(OverviewServer::from_arc(api.clone()))
             .mount(SiteServer::from_arc(api.clone()))
             .mount(DeviceServer::from_arc(api.clone()))
             .mount(AuditServer::from_arc(api.clone()))

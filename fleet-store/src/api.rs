@@ -8,6 +8,7 @@ pub(crate) mod direct;
 pub(crate) mod enrollment;
 pub(crate) mod error;
 pub(crate) mod operators;
+pub(crate) mod overview;
 pub(crate) mod pairing;
 pub(crate) mod removal;
 pub(crate) mod replicas;

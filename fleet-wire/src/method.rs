@@ -90,6 +90,7 @@ pub fn methods() -> impl Iterator<Item = &'static Method> {
         fleet::NodeKeyClient::METHODS,
         fleet::NodeConfirmationClient::METHODS,
         fleet::DeviceSearchClient::METHODS,
+        fleet::OverviewClient::METHODS,
         fleet::SiteClient::METHODS,
         fleet::DeviceClient::METHODS,
         fleet::AccountClient::METHODS,

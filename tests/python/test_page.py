@@ -17,7 +17,7 @@ SCAN = "01a22a65-8f36-7b3a-83fc-a9ff3cbaad4f"
 OTHER = "01a22a65-8f36-7b3a-83fc-a9ff3cbaad50"
 WIDTHS = [1440, 390, 320]
 CHANGES = f"#/scans/{SCAN}/changes/moved"
-VIEWS = ["#/scans", "#/scans/new", f"#/scans/{SCAN}", CHANGES, "#/devices", "#/nodes", "#/nodes/enroll", "#/nodes/8/confirm", "#/sites", "#/audit", "#/people", "#/account"]
+VIEWS = ["#/", "#/scans", "#/scans/new", f"#/scans/{SCAN}", CHANGES, "#/devices", "#/nodes", "#/nodes/enroll", "#/nodes/8/confirm", "#/sites", "#/audit", "#/people", "#/account"]
 HOSTILE = "\u202eevil <img src=x onerror='window.hacked=1'> `code` ‮‭"
 """Right-to-left overrides, markup and backticks."""
 LONG_ADDRESS = "fd12:3456:789a:bcde:1234:5678:9abc:def0"
@@ -303,7 +303,7 @@ def test_every_view_recovers_after_an_outage(server, page, view):
     server.replies["KeyService/ListKeys"] = {"keys": [{"keyId": "1", "name": "nightly"}]}
     server.replies["SiteService/ListSites"] = {"sites": [site()]}
     content = {
-        "#/scans": "10.2.0.0/22", "#/scans/new": "barn-2", f"#/scans/{SCAN}": "10.2.0.0/22", CHANGES: "10.2.0.0/22", "#/devices": "Antminer S19", "#/nodes": "barn-2",
+        "#/": "barn", "#/scans": "10.2.0.0/22", "#/scans/new": "barn-2", f"#/scans/{SCAN}": "10.2.0.0/22", CHANGES: "10.2.0.0/22", "#/devices": "Antminer S19", "#/nodes": "barn-2",
         "#/nodes/enroll": "Create code", "#/nodes/8/confirm": "requests enrollment", "#/sites": "barn", "#/audit": "scan.start", "#/people": "nightly", "#/account": "nightly",
     }[view]
     page.open("#/account" if view != "#/account" else "#/scans")
@@ -631,6 +631,8 @@ def full(server) -> None:
         "DeviceSearchService/SearchDevices": {"devices": [device(1, **long), device(2, boundToFleetNodeId="7", pairingStatus="PAIRED")], "nextCursor": "2:"},
         "DeviceSearchService/GetDeviceFacets": {"total": "2", "models": [{"value": long["model"], "count": "1"}, {"value": "Antminer S19", "count": "1"}], "pairing": [{"value": "PAIRED", "count": "1"}, {"value": "UNPAIRED", "count": "1"}]},
         "DeviceService/ListRefusedDevices": {"devices": [{**device(2, **long), "reason": "it belongs to node 8", "remedy": "Revoke node 8", "count": 3}]},
+        "OverviewService/GetOverview": {"devices": "1234567", "newToday": "99999", "missing": "65536", "needPassword": "1234567", "nodesOffline": "64", "scansRunning": "1", "days": [{"date": "2026-03-29", "seen": "1234567"}, {"date": "2026-03-30", "added": "7"}]},
+        "OverviewService/GetSiteMap": {"blocks": [{"network": "10.255.255.0/24", "outcomes": "BAQDAgEABQY="}], "total": "1", "nextCursor": "10.255.255.0/24"},
         "AuditService/ListAudit": {"records": [{"seq": str(number), "at": ago(5), "actorName": "a.long.address@mail.example.org", "fromAddress": LONG_ADDRESS, "action": "operator.call", "subject": "fleet.v1.OperatorService/ListOperators", "refusal": "this needs the permission org:admin"} for number in range(1, 4)], "nextBefore": "1"},
         "AuditService/GetAuditHead": {"seq": "3", "hash": "qrvM3aq7zN2qu8zdqrvM3aq7zN2qu8zdqrvM3aq7zN0="},
         "KeyService/ListKeys": {"keys": [{"keyId": "1", "name": "x" * 64, "lastUsedAt": ago(50)}]},
@@ -644,6 +646,7 @@ def full(server) -> None:
 
 def test_no_view_is_wider_than_the_window_and_no_number_breaks(server, page):
     full(server)
+    server.replies["SiteService/ListSites"] = {"sites": [site(name="x" * 255)]}
     for width in WIDTHS:
         page.size(width)
         for view in VIEWS:

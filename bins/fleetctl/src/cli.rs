@@ -100,6 +100,8 @@ pub(crate) enum Format {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Show counts of devices, nodes and scans, the last 30 days, or the map of a site.
+    Overview(crate::overview::Arguments),
     /// Manage nodes and their enrollment.
     #[command(subcommand)]
     Nodes(Nodes),

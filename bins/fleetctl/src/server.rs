@@ -9,8 +9,8 @@ use fleet_wire::{
     client::{CallOptions, Channel, ChannelConfig, Roots},
     fleet::{
         AccountClient, AuditClient, DeviceClient, DevicePairingClient, DeviceSearchClient,
-        DirectClient, KeyClient, NodeClient, NodeConfirmationClient, OperatorClient, ResultClient,
-        ScanClient, ScheduleClient, SiteClient,
+        DirectClient, KeyClient, NodeClient, NodeConfirmationClient, OperatorClient,
+        OverviewClient, ResultClient, ScanClient, ScheduleClient, SiteClient,
     },
     pairing::PairingClient,
 };
@@ -23,6 +23,7 @@ pub(crate) struct Server {
     key: Secret,
     pub(crate) nodes: NodeClient,
     pub(crate) confirmation: NodeConfirmationClient,
+    pub(crate) overview: OverviewClient,
     pub(crate) sites: SiteClient,
     pub(crate) admin: FleetNodeAdminClient,
     pub(crate) scans: ScanClient,
@@ -56,6 +57,7 @@ impl Server {
             key,
             nodes: NodeClient::new(channel.clone()),
             confirmation: NodeConfirmationClient::new(channel.clone()),
+            overview: OverviewClient::new(channel.clone()),
             sites: SiteClient::new(channel.clone()),
             admin: FleetNodeAdminClient::new(channel.clone()),
             scans: ScanClient::new(channel.clone()),

@@ -39,7 +39,7 @@ fn terms_are_typed_by_their_fields() {
         },
     );
     check(
-        "mac:02* port:80 port:4028 pairing:FAILED pairing:password seen:<1d first:>2w",
+        "mac:02* port:80 port:4028 pairing:FAILED pairing:password seen:<1d first:>2w first:today missing:YES",
         Search {
             texts: vec![(
                 TextField::Mac,
@@ -53,7 +53,9 @@ fn terms_are_typed_by_their_fields() {
                     TimeField::First,
                     Age::More(Duration::from_secs(14 * 86_400)),
                 ),
+                (TimeField::First, Age::Today),
             ],
+            missing: Some(true),
             ..Search::default()
         },
     );
@@ -103,6 +105,7 @@ fn an_error_names_the_term_and_the_accepted_forms() {
         ("ip:10.0.0.1.*", "write an address, an IPv4 network"),
         ("ip:barn", "write an address, an IPv4 network"),
         ("pairing:maybe", "use unpaired, paired"),
+        ("missing:maybe", "`missing:maybe`: use yes or no"),
         ("seen:1d", "write an age such as <30m"),
         ("seen:<d", "write an age"),
         ("seen:<1y", "write an age"),

@@ -30,6 +30,8 @@ pub struct DeviceRow {
     pub first_seen: Timestamp,
     /// When the last report was accepted.
     pub last_seen: Timestamp,
+    /// When a scan found its address silent or refused, after its last report.
+    pub missing_since: Option<Timestamp>,
     /// Its former identifiers, newest first, at most 32.
     pub aliases: Vec<DeviceAlias>,
 }

@@ -299,6 +299,7 @@ pub(super) fn row(mut model: device::Model, aliases: Vec<DeviceAlias>) -> Result
         claimed_from: model.claimed_from_node_id.map(NodeId),
         first_seen: model.first_seen.0,
         last_seen: model.last_seen.0,
+        missing_since: model.missing_since.map(|since| since.0),
         aliases,
     })
 }

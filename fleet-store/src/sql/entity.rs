@@ -33,6 +33,7 @@ mod devices;
 mod direct;
 mod nodes;
 mod operators;
+mod overview;
 mod pairings;
 mod scans;
 mod schedules;
@@ -49,6 +50,7 @@ pub(crate) use nodes::{
 pub(crate) use operators::{
     audit, browser_session, operator, operator_key, operator_password, operator_source, org,
 };
+pub(crate) use overview::{inventory_day, site_block};
 pub(crate) use pairings::{
     device_credential, device_pairing, forwarded_pairing, pairing, pairing_target,
 };

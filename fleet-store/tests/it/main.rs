@@ -19,6 +19,7 @@ mod identity;
 mod interruptions;
 mod inventory;
 mod operators;
+mod overview;
 mod ownership;
 mod pairing;
 mod pairing_commands;

@@ -9,7 +9,7 @@ use super::{Migrator, STEPS, Step};
 use crate::{SqlStore, StoreOptions};
 
 /// Rows that fit each schema, oldest first. A migration must keep them all. `KEY` stands for 32 bytes, `ID` for 16.
-const ROWS: [&[&str]; 9] = [
+const ROWS: [&[&str]; 10] = [
     &[
         "INSERT INTO org (id, name, created_at) VALUES (1, 'acme', 1)",
         "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (1, 1, 'ann@acme.test', 'admin', 1)",
@@ -49,6 +49,11 @@ const ROWS: [&[&str]; 9] = [
     &[
         "INSERT INTO org (id, name, created_at) VALUES (2, 'other', 1)",
         "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (2, 2, 'ann@acme.test', 'admin', 1)",
+    ],
+    &[
+        "INSERT INTO site_block (site_id, block, org_id, outcomes, scans, answers, scanned_at) VALUES (1, 655360, 1, KEY, KEY, KEY, 1)",
+        "INSERT INTO inventory_day (org_id, day, node_id, seen, added, missing) VALUES (1, 20000, 1, 3, 2, 1)",
+        "UPDATE device SET missing_since = 5 WHERE id = 9",
     ],
 ];
 

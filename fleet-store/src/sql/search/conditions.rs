@@ -1,7 +1,7 @@
 //! The conditions of a search. Texts are compared in lower case, because the databases differ in `LIKE`.
 
 use fleet_core::PairingStatus;
-use fleet_inventory::{AddressText, Age, Pattern, Search, TextField, TimeField};
+use fleet_inventory::{AddressText, Age, Day, Pattern, Search, TextField, TimeField};
 use sea_orm::sea_query::{ExprTrait, Func, LikeExpr, Query, SelectStatement};
 
 use crate::sql::{
@@ -21,7 +21,7 @@ const WORDS: [device::Column; 7] = [
 ];
 
 /// The live devices of an organization that match.
-pub(super) fn matching(
+pub(in crate::sql) fn matching(
     org: OrgId,
     search: &Search,
     node: Option<NodeId>,
@@ -64,7 +64,13 @@ pub(super) fn matching(
         all = all.add(match age {
             Age::Less(age) => column.gt(Micros(now.minus(*age))),
             Age::More(age) => column.lt(Micros(now.minus(*age))),
+            Age::Today => column.gte(Micros(Day::of(now).start())),
         });
+    }
+    match search.missing {
+        None => {}
+        Some(true) => all = all.add(device::Column::MissingSince.is_not_null()),
+        Some(false) => all = all.add(device::Column::MissingSince.is_null()),
     }
     all
 }

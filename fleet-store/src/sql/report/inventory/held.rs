@@ -1,6 +1,7 @@
 //! A device in memory, as the rows of a report change it.
 
 use fleet_core::DeviceReport;
+use fleet_inventory::Day;
 
 use crate::sql::{devices, entity::device, prelude::*};
 
@@ -10,6 +11,10 @@ pub(super) struct Held {
     change: Change,
     /// Whether any field that operators see has changed.
     visibly: bool,
+    /// The last report before this one; none for a new device.
+    seen_before: Option<Timestamp>,
+    /// Whether this report shows the device.
+    is_seen: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,9 +27,11 @@ pub(super) enum Change {
 impl Held {
     pub(super) fn stored(model: device::Model) -> Self {
         Self {
+            seen_before: Some(model.last_seen.0),
             model,
             change: Change::None,
             visibly: false,
+            is_seen: false,
         }
     }
 
@@ -33,6 +40,8 @@ impl Held {
             model,
             change: Change::Created,
             visibly: true,
+            seen_before: None,
+            is_seen: false,
         }
     }
 
@@ -48,6 +57,13 @@ impl Held {
         self.visibly
     }
 
+    /// Whether this report shows the device for the first time on a day.
+    pub(super) fn is_first_of(&self, day: Day) -> bool {
+        let is_live = self.model.deleted_at.is_none();
+        let before = |seen| Day::of(seen) < day;
+        is_live && self.is_seen && self.seen_before.is_none_or(before)
+    }
+
     /// Copies the facts of a row. Empty fields keep their known value.
     pub(super) fn learn(&mut self, owner: NodeId, report: &DeviceReport, now: Timestamp) {
         let model = &mut self.model;
@@ -58,6 +74,8 @@ impl Held {
         model.ip = Some(AsText(report.endpoint.ip));
         model.port = Some(i64::from(report.endpoint.port.number()));
         model.last_seen = Micros(now);
+        model.missing_since = None;
+        self.is_seen = true;
         self.touch();
     }
 
