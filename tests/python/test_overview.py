@@ -111,7 +111,7 @@ def test_the_chart_shows_its_numbers_under_the_pointer_and_by_keyboard(server, p
     assert "1,200 seen" in reading()
     heights = page.script("return [...document.querySelectorAll('.chart-day:last-child .chart-bar')].map((bar) => Number(bar.getAttribute('height')))")
     # Each lane has its own scale: 1 of at most 1 is as high as 1,200 of at most 1,200, and 3 of 597 is visible.
-    assert heights[0] == heights[2] == 34 and heights[1] == 2
+    assert heights[0] == heights[2] == 24 and heights[1] == 2
 
 
 def test_the_map_shows_each_state_by_a_shape(server, page):  # noqa: F811

@@ -34,14 +34,15 @@ export function blockMap({ network, open, actions = [] }) {
   const cells = Array.from({ length: SIDE * SIDE }, (_one, octet) => h("span", { role: "gridcell", class: "map-cell", tabindex: octet ? "-1" : "0", "data-octet": octet }));
   const grid = h("div", { role: "grid", class: "map-grid" },
     Array.from({ length: SIDE }, (_one, row) => h("div", { role: "row", class: "map-row" }, cells.slice(row * SIDE, (row + 1) * SIDE))));
-  const found = h("span", { class: "hint" });
-  const reading = h("p", { class: "map-reading hint" }, "\u00a0");
+  // The number of devices, or the cell under the pointer or with the focus.
+  const reading = h("p", { class: "map-reading hint" });
   const element = h("div", { role: "group", class: "map-block", "aria-label": network, "data-network": network },
-    h("div", { class: "map-head" }, h("h3", {}, network), actions), grid, h("div", { class: "map-foot" }, found, reading));
+    h("div", { class: "map-head" }, h("h3", {}, network), actions), grid, reading);
   const states = new Uint8Array(SIDE * SIDE).fill(255);
   /** Devices, hosts and answers by octet. */
   let hosts = new Map();
   let current = 0;
+  let total = "";
 
   function describe(octet) {
     const host = hosts.get(octet);
@@ -91,8 +92,11 @@ export function blockMap({ network, open, actions = [] }) {
     setText(reading, describe(octet));
     cells[octet].setAttribute("aria-label", describe(octet));
   };
+  const rest = () => setText(reading, total);
   grid.addEventListener("pointerover", read);
   grid.addEventListener("focusin", read);
+  grid.addEventListener("pointerleave", rest);
+  grid.addEventListener("focusout", rest);
 
   return {
     element,
@@ -113,7 +117,9 @@ export function blockMap({ network, open, actions = [] }) {
         states[octet] = byte;
         cell.setAttribute("aria-label", describe(octet));
       }
-      setText(found, identified ? `${plural(identified, "device")}` : "No devices");
+      const next = identified ? plural(identified, "device") : "No devices";
+      if (reading.textContent === total) setText(reading, next);
+      total = next;
       grid.setAttribute("aria-label", `${network}: ${plural(identified, "device")}. Use the arrow keys`);
     },
   };

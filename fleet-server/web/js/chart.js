@@ -8,6 +8,8 @@ const NS = "http://www.w3.org/2000/svg";
 /** Width of a day and height of a lane, in units of the drawing. */
 const DAY = 10;
 const LANE = 40;
+/** The highest bar. The name of the lane is above it. */
+const HIGHEST = 24;
 /** The height of a count of 1 beside a large one, so that it stays visible. */
 const LEAST = 2;
 
@@ -79,7 +81,7 @@ export function dayChart({ label, lanes }) {
         setText(most[number], highest ? `up to ${count(highest)}` : "none");
         for (const [at, day] of days.entries()) {
           const value = day[lane.name];
-          const height = value ? Math.max(LEAST, (value / highest) * (LANE - 6)) : 0;
+          const height = value ? Math.max(LEAST, (value / highest) * HIGHEST) : 0;
           const bar = columns[at].children[number + 1];
           bar.setAttribute("height", String(height));
           bar.setAttribute("y", String((number + 1) * LANE - height));
