@@ -56,10 +56,9 @@ impl OverviewService for Api {
             .site_map(call.org, id, after, limit)
             .await
             .answered()?;
-        let Some(map) = found else {
-            let missing = fleet_store::SiteError::NotFound(id);
-            return Err(RpcError::not_found(missing.to_string()));
-        };
+        let map = found
+            .ok_or(fleet_store::SiteError::NotFound(id))
+            .answered()?;
         Ok(Reply::new(GetSiteMapResponse {
             blocks: map.blocks.iter().map(block).collect(),
             next_cursor: map.next.map_or_else(String::new, |next| next.to_string()),
