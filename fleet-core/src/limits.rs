@@ -162,6 +162,9 @@ pub const NODE_AWAY: Duration = Duration::from_secs(120);
 /// scanned are deleted first.
 pub const SITE_BLOCKS: usize = 4_096;
 
+/// Maximum number of labels of a device.
+pub const DEVICE_LABELS: usize = 16;
+
 /// Maximum number of refused devices that are kept per reporting node. The least recently reported are deleted first.
 pub const REFUSED_DEVICES_A_NODE: usize = 4_096;
 /// How long a refused device is listed after its last report.

@@ -9,6 +9,7 @@ mod block;
 mod cron;
 mod day;
 mod difference;
+mod history;
 mod schedule;
 mod search;
 mod timing;
@@ -21,6 +22,7 @@ pub use day::{DAYS, Day, DayCounts, last_days};
 pub use difference::{
     Counts, Field, Group, Later, Reason, Row, Seen, UnknownGroup, difference, explain_zero,
 };
+pub use history::{Appearance, Change, EventKind, Label, LabelError, UnknownKind, changes};
 pub use schedule::{Circumstances, Decision, Firing, decide, firing};
 pub use search::{AddressText, Age, Network, Pattern, Search, SearchError, TextField, TimeField};
 pub use timing::{Basis, Run, Timing, TimingError, TimingText};

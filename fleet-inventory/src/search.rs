@@ -48,6 +48,8 @@ pub enum TextField {
     Node,
     /// The name of that node's site.
     Site,
+    /// A label of operators.
+    Label,
 }
 
 /// A time of a device.
@@ -128,10 +130,10 @@ pub enum SearchError {
 }
 
 /// The fields, for the error.
-const FIELDS: &str =
-    "model, make, firmware, mac, serial, id, node, site, ip, port, pairing, missing, seen or first";
+const FIELDS: &str = "model, make, firmware, mac, serial, id, label, node, site, ip, port, pairing, missing, seen or first";
 
-const TEXTS: [(&str, TextField); 8] = [
+const TEXTS: [(&str, TextField); 9] = [
+    ("label", TextField::Label),
     ("model", TextField::Model),
     ("make", TextField::Make),
     ("firmware", TextField::Firmware),

@@ -4,6 +4,7 @@
 mod accounts;
 mod admin;
 mod audit;
+mod details;
 mod devices;
 mod direct;
 mod enrollment;

@@ -444,6 +444,7 @@ pub(crate) fn device(row: DeviceRow, pairing: DevicePairing) -> fleet::Device {
         missing_since: row.missing_since.map(timestamp),
         evidence: facts.evidence,
         aliases: row.aliases.into_iter().map(alias).collect(),
+        labels: row.labels,
         pairing_status: pairing.status.to_string(),
         pairing_error: pairing.error,
         bound_to_fleet_node_id: match pairing.binding {

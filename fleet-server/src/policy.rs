@@ -151,6 +151,14 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
         ],
     ),
     (
+        "fleet.v1.DeviceDetailService",
+        &[
+            ("GetDeviceDetail", Operator(NodeRead)),
+            ("LabelDevices", Operator(NodeManage)),
+            ("SetDeviceNote", Operator(NodeManage)),
+        ],
+    ),
+    (
         "fleet.v1.DevicePairingService",
         &[
             ("StartPairing", Operator(MinerPair)),

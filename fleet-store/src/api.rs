@@ -3,6 +3,7 @@
 
 pub(crate) mod accounts;
 pub(crate) mod audit;
+pub(crate) mod details;
 pub(crate) mod devices;
 pub(crate) mod direct;
 pub(crate) mod enrollment;

@@ -1,7 +1,8 @@
 //! Storage behind traits: coarse operations, each one transaction, on SQLite and PostgreSQL.
 //!
 //! Servers use [`Store`]. Its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`], [`Sites`],
-//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Results`], [`Schedules`], [`Inventory`], [`DeviceSearch`], [`Overview`], [`Removal`],
+//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Results`], [`Schedules`], [`Inventory`], [`DeviceSearch`], [`Overview`], [`DeviceDetails`],
+//! [`Removal`],
 //! [`Pairing`], [`Direct`], [`Audit`] and [`Statistics`]. This crate
 //! contains no rules. Each transaction loads and locks rows, lets the pure crates decide, and writes their
 //! decisions. Start with [`Reports::record_report`].
@@ -18,6 +19,7 @@ pub use api::{
         Actor, Audit, AuditChain, AuditEntry, AuditLink, AuditQuery, AuditResult, AuditRow,
         LinkedRecord, Principal,
     },
+    details::{AnnotateError, DeviceDetail, DeviceDetails, DeviceEvent, DeviceNote},
     devices::{
         DeviceAlias, DeviceName, DeviceRow, DeviceSighting, Inventory, RefusedDevice,
         SeparatedDevices, UndoError,
@@ -87,6 +89,7 @@ pub trait Store:
     + Inventory
     + DeviceSearch
     + Overview
+    + DeviceDetails
     + Removal
     + Bindings
     + Pairing

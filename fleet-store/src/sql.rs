@@ -19,6 +19,7 @@ mod connect;
 mod counts;
 mod days;
 mod deadlines;
+mod details;
 mod devices;
 mod direct;
 mod dispatch;

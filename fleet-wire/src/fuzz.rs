@@ -46,7 +46,7 @@ pub fn decode_any(data: &[u8]) {
             StartScanRequest, PlanScanRequest, GetScanRequest, ListScansRequest, WatchScanRequest, CancelScanRequest, ListScanHostsRequest, ListNodesRequest,
             ListEnrollmentCodesRequest, CancelEnrollmentCodeRequest, ListDevicesRequest, WhoAmIRequest,
             GetScanDifferenceRequest, SearchDevicesRequest, GetDeviceFacetsRequest,
-            GetOverviewRequest, GetSiteMapRequest,
+            GetOverviewRequest, GetSiteMapRequest, LabelDevicesRequest, SetDeviceNoteRequest,
         },
     );
 }

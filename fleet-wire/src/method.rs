@@ -93,6 +93,7 @@ pub fn methods() -> impl Iterator<Item = &'static Method> {
         fleet::OverviewClient::METHODS,
         fleet::SiteClient::METHODS,
         fleet::DeviceClient::METHODS,
+        fleet::DeviceDetailClient::METHODS,
         fleet::AccountClient::METHODS,
         fleet::AuditClient::METHODS,
         fleet::KeyClient::METHODS,

@@ -110,7 +110,7 @@ def test_the_chart_shows_its_numbers_under_the_pointer_and_by_keyboard(server, p
     press(page, Keys.ARROW_LEFT, Keys.END, Keys.ARROW_RIGHT)
     assert "1,200 seen" in reading()
     heights = page.script("return [...document.querySelectorAll('.chart-day:last-child .chart-bar')].map((bar) => Number(bar.getAttribute('height')))")
-    # Each lane has its own scale: 1 of at most 1 is as high as 1,200 of at most 1,200, and 3 of 597 is visible.
+    # Each row has its own scale: 1 of at most 1 is as high as 1,200 of at most 1,200, and 3 of 597 is visible.
     assert heights[0] == heights[2] == 24 and heights[1] == 2
 
 
@@ -143,7 +143,7 @@ def test_a_cell_opens_its_device_or_its_host(server, page):  # noqa: F811
     page.shows("10.2.0.1: silent")
     assert page.script("return location.hash") == "#/", "a silent address has nothing to open"
     page.click("[data-octet='4']")
-    page.until("the device", lambda: page.script("return location.hash") == "#/devices?search=ip%3A10.2.0.4")
+    page.until("the device", lambda: page.script("return location.hash") == "#/devices/42")
     page.open("#/")
     page.until("the map", lambda: cell(page, 3) == "is-unidentified")
     page.click("[data-octet='3']")
@@ -167,7 +167,7 @@ def test_the_map_works_by_keyboard_alone(server, page):  # noqa: F811
     press(page, Keys.HOME, Keys.ARROW_UP, Keys.ARROW_UP, *[Keys.ARROW_RIGHT] * 4)
     assert page.focused().startswith("10.2.0.4: identified") and "opens the device" in page.focused()
     press(page, Keys.ENTER)
-    page.until("the device", lambda: page.script("return location.hash") == "#/devices?search=ip%3A10.2.0.4")
+    page.until("the device", lambda: page.script("return location.hash") == "#/devices/42")
 
 
 def test_a_block_starts_a_scan_with_its_network(server, page):  # noqa: F811

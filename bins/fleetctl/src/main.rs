@@ -3,6 +3,7 @@
 mod ask;
 mod audit;
 mod cli;
+mod details;
 mod devices;
 mod difference;
 mod direct;

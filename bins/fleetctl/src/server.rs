@@ -8,9 +8,9 @@ use fleet_wire::{
     admin::FleetNodeAdminClient,
     client::{CallOptions, Channel, ChannelConfig, Roots},
     fleet::{
-        AccountClient, AuditClient, DeviceClient, DevicePairingClient, DeviceSearchClient,
-        DirectClient, KeyClient, NodeClient, NodeConfirmationClient, OperatorClient,
-        OverviewClient, ResultClient, ScanClient, ScheduleClient, SiteClient,
+        AccountClient, AuditClient, DeviceClient, DeviceDetailClient, DevicePairingClient,
+        DeviceSearchClient, DirectClient, KeyClient, NodeClient, NodeConfirmationClient,
+        OperatorClient, OverviewClient, ResultClient, ScanClient, ScheduleClient, SiteClient,
     },
     pairing::PairingClient,
 };
@@ -31,6 +31,7 @@ pub(crate) struct Server {
     pub(crate) schedules: ScheduleClient,
     pub(crate) search: DeviceSearchClient,
     pub(crate) devices: DeviceClient,
+    pub(crate) details: DeviceDetailClient,
     pub(crate) direct: DirectClient,
     pub(crate) own_network: PairingClient,
     pub(crate) pairing: DevicePairingClient,
@@ -65,6 +66,7 @@ impl Server {
             schedules: ScheduleClient::new(channel.clone()),
             search: DeviceSearchClient::new(channel.clone()),
             devices: DeviceClient::new(channel.clone()),
+            details: DeviceDetailClient::new(channel.clone()),
             direct: DirectClient::new(channel.clone()),
             own_network: PairingClient::new(channel.clone()),
             audit: AuditClient::new(channel.clone()),

@@ -29,11 +29,12 @@ fn terms_are_typed_by_their_fields() {
         },
     );
     check(
-        "Model:S19 model:\"s21 Pro\" site:barn",
+        "Model:S19 model:\"s21 Pro\" site:barn label:Rack-7",
         Search {
             texts: vec![
                 (TextField::Model, vec![contains("s19"), contains("s21 pro")]),
                 (TextField::Site, vec![contains("barn")]),
+                (TextField::Label, vec![contains("rack-7")]),
             ],
             ..Search::default()
         },

@@ -1,7 +1,7 @@
 // Entry point: loads the session, then opens the view that the URL hash names. Read this file first.
 //
 // The hash contains only a view and an id: `#/` (the overview), `#/scans`, `#/scans/new`, `#/scans/<scan>`,
-// `#/scans/<scan>/changes/<group>/<other scan>`, `#/devices?search=…`, `#/nodes`,
+// `#/scans/<scan>/changes/<group>/<other scan>`, `#/devices?search=…`, `#/devices/<device>`, `#/nodes`,
 // `#/nodes/enroll`, `#/nodes/<node>/confirm`, `#/audit`, `#/people`, `#/account`. It never contains keys, codes or
 // passwords.
 
@@ -12,6 +12,7 @@ import { sentence } from "./format.js";
 import { currentSession, signOut } from "./rpc.js";
 import { accountView } from "./account.js";
 import { changesView } from "./changes.js";
+import { deviceView } from "./device.js";
 import { devicesView } from "./devices.js";
 import { confirmView, enrollView } from "./enroll.js";
 import { newScanView } from "./newscan.js";
@@ -31,6 +32,7 @@ const ROUTES = [
   [/^\/scans\/([0-9a-fA-F-]{36})$/, "scans", scanView],
   [/^\/scans\/([0-9a-fA-F-]{36})\/changes\/(new|missing|moved|changed|unchanged|unidentified|rejected|undecided)(?:\/([0-9a-fA-F-]{36}))?$/, "scans", changesView],
   [/^\/devices(?:\?.*)?$/, "devices", devicesView],
+  [/^\/devices\/(\d{1,19})$/, "devices", deviceView],
   [/^\/nodes$/, "nodes", nodesView],
   [/^\/nodes\/enroll$/, "nodes", enrollView],
   [/^\/nodes\/(\d{1,19})\/confirm$/, "nodes", confirmView],

@@ -36,7 +36,7 @@ export function overviewView(root) {
     h("a", { class: "overview-figure", href, "data-figure": name }, numbers[at], h("span", {}, label)))));
   const chart = dayChart({
     label: "Devices per day, last 30 days",
-    lanes: [{ name: "seen", label: "Seen", look: "seen" }, { name: "added", label: "New", look: "new" }, { name: "missing", label: "Missing", look: "missing" }],
+    rows: [{ name: "seen", label: "Seen", look: "seen" }, { name: "added", label: "New", look: "new" }, { name: "missing", label: "Missing", look: "missing" }],
   });
   const empty = h("div", { class: "panel empty", hidden: true },
     h("h2", {}, "No sites yet"),
@@ -172,6 +172,6 @@ function order(network) {
   return String(network ?? "").split(/[./]/).slice(0, 3).reduce((sum, part) => sum * 256 + Number(part), 0);
 }
 
-function openHost({ deviceId, scanId, ip }) {
-  location.hash = deviceId ? `#/devices?search=ip%3A${ip}` : `#/scans/${scanId}/changes/unidentified`;
+function openHost({ deviceId, scanId }) {
+  location.hash = deviceId ? `#/devices/${deviceId}` : `#/scans/${scanId}/changes/unidentified`;
 }

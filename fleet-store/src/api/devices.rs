@@ -34,6 +34,8 @@ pub struct DeviceRow {
     pub missing_since: Option<Timestamp>,
     /// Its former identifiers, newest first, at most 32.
     pub aliases: Vec<DeviceAlias>,
+    /// The labels of operators, in order.
+    pub labels: Vec<String>,
 }
 
 /// A node that reports a device and to which it is not attributed.

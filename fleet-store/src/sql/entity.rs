@@ -29,6 +29,7 @@ macro_rules! entity {
 }
 
 mod chain;
+mod details;
 mod devices;
 mod direct;
 mod nodes;
@@ -39,6 +40,7 @@ mod scans;
 mod schedules;
 
 pub(crate) use chain::{audit_head, audit_link};
+pub(crate) use details::{device_event, device_label, device_note};
 pub(crate) use devices::{
     binding, device, device_alias, device_sighting, identity_change, node_endpoint, refused_device,
 };
@@ -70,6 +72,7 @@ mod columns {
         enrollment::{InvitationState, NodeState},
     };
     pub(super) use fleet_discovery::Scope;
+    pub(super) use fleet_inventory::EventKind;
     pub(super) use fleet_pairing::IdentityReason;
     pub(super) use sea_orm::entity::prelude::*;
 

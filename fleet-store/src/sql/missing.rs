@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 
 use fleet_core::EndpointOutcome;
 use fleet_discovery::{endpoint_outcomes, quiet_hosts};
+use fleet_inventory::EventKind;
 use sea_orm::sea_query::Query;
 
 use super::{
+    details::{self, NewEvent},
     devices,
     entity::{device, node, scan},
     results,
@@ -80,21 +82,29 @@ pub(super) async fn mark(
     let mut marked = 0;
     for part in ids.chunks(ADDRESSES) {
         // Locked in the order of ids, and judged again: a report of another node may have come in between.
-        let locked: Vec<i64> = unseen()
+        let locked: Vec<device::Model> = unseen()
             .filter(device::Column::Id.is_in(part.iter().copied()))
             .order_by_asc(device::Column::Id)
             .lock(LockType::NoKeyUpdate)
             .all(tx)
-            .await?
-            .into_iter()
-            .map(|model| model.id)
-            .collect();
+            .await?;
         let updated = device::Entity::update_many()
             .col_expr(device::Column::MissingSince, Micros(now).into())
-            .filter(device::Column::Id.is_in(locked))
+            .filter(device::Column::Id.is_in(locked.iter().map(|model| model.id)))
             .exec(tx)
             .await?;
         marked += updated.rows_affected;
+        let mut events = Vec::with_capacity(locked.len());
+        for model in &locked {
+            events.push(NewEvent {
+                device: model.id,
+                kind: EventKind::Missing,
+                former: devices::endpoint(model)?.map_or(String::new(), |at| at.to_string()),
+                became: String::new(),
+            });
+        }
+        let node = Some(NodeId(scan.node_id));
+        details::record(tx, OrgId(scan.org_id), node, events, now).await?;
     }
     Ok(marked)
 }

@@ -8,6 +8,7 @@ mod accounts;
 mod audit;
 mod canceling;
 mod chain;
+mod details;
 mod direct;
 mod dispatch;
 mod ending;

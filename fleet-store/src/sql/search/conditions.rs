@@ -5,7 +5,7 @@ use fleet_inventory::{AddressText, Age, Day, Pattern, Search, TextField, TimeFie
 use sea_orm::sea_query::{ExprTrait, Func, LikeExpr, Query, SelectStatement};
 
 use crate::sql::{
-    entity::{device, device_pairing, device_sighting, node, site},
+    entity::{device, device_label, device_pairing, device_sighting, node, site},
     prelude::*,
 };
 
@@ -94,6 +94,15 @@ fn text(org: OrgId, field: TextField, pattern: &Pattern) -> Expr {
         TextField::Mac => like(device::Column::Mac, pattern),
         TextField::Serial => like(device::Column::Serial, pattern),
         TextField::Identifier => like(device::Column::Identifier, pattern),
+        TextField::Label => {
+            let labeled = Query::select()
+                .column(device_label::Column::DeviceId)
+                .from(device_label::Entity)
+                .and_where(device_label::Column::OrgId.eq(org.0))
+                .and_where(like(device_label::Column::Label, pattern))
+                .to_owned();
+            device::Column::Id.in_subquery(labeled)
+        }
         TextField::Node => {
             let named = nodes(org)
                 .and_where(like(node::Column::Name, pattern))

@@ -1,9 +1,9 @@
 //! A device in memory, as the rows of a report change it.
 
 use fleet_core::DeviceReport;
-use fleet_inventory::Day;
+use fleet_inventory::{Appearance, Change as Changed, Day, changes};
 
-use crate::sql::{devices, entity::device, prelude::*};
+use crate::sql::{details, devices, entity::device, prelude::*};
 
 /// A device in memory. Until it is saved, a new one has the provisional id that the rules assigned.
 pub(super) struct Held {
@@ -15,6 +15,8 @@ pub(super) struct Held {
     seen_before: Option<Timestamp>,
     /// Whether this report shows the device.
     is_seen: bool,
+    /// The stored device before this report; none for a new one.
+    before: Option<Appearance>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,6 +30,7 @@ impl Held {
     pub(super) fn stored(model: device::Model) -> Self {
         Self {
             seen_before: Some(model.last_seen.0),
+            before: Some(details::appearance(&model)),
             model,
             change: Change::None,
             visibly: false,
@@ -42,6 +45,7 @@ impl Held {
             visibly: true,
             seen_before: None,
             is_seen: false,
+            before: None,
         }
     }
 
@@ -55,6 +59,16 @@ impl Held {
 
     pub(super) fn is_visibly_changed(&self) -> bool {
         self.visibly
+    }
+
+    /// What this report changed on a device that was not merged.
+    pub(super) fn changes(&self) -> Vec<Changed> {
+        match &self.before {
+            Some(before) if self.model.deleted_at.is_none() => {
+                changes(before, &details::appearance(&self.model))
+            }
+            Some(_) | None => Vec::new(),
+        }
     }
 
     /// Whether this report shows the device for the first time on a day.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleet_inventory::{Day, DayCounts};
+use fleet_inventory::{Change as Event, Day, DayCounts};
 use fleet_pairing::{Inventory as Rules, Refused};
 use sea_orm::sea_query::{Alias, ExprTrait};
 
@@ -12,6 +12,7 @@ use super::{
 };
 use crate::sql::{
     days,
+    details::{self, NewEvent},
     entity::{binding, device, device_alias, device_sighting, identity_change, refused_device},
     inserts, pairing,
     prelude::*,
@@ -68,6 +69,11 @@ impl Inventory {
         self.save_refused(tx).await?;
         self.save_sightings(tx, &ids).await?;
         let node = Some(self.reporter.node);
+        let changed = self.held.iter().flat_map(|(device, held)| {
+            let event = |change: Event| NewEvent::new(ids.of(*device), change);
+            held.changes().into_iter().map(event).collect::<Vec<_>>()
+        });
+        details::record(tx, self.org, node, changed.collect(), self.now).await?;
         days::add(tx, self.org, node, self.day_counts(), self.now).await?;
         Ok(ids)
     }
@@ -137,6 +143,7 @@ impl Inventory {
             if let Some(merged) = change.merged {
                 let survivor = ids.of(change.device);
                 hand_over(tx, ids.of(merged), survivor, change.binding_since).await?;
+                details::hand_over(tx, ids.of(merged), survivor).await?;
             }
         }
         let alias = |change: &Changed| device_alias::ActiveModel {
