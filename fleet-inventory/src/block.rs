@@ -92,7 +92,7 @@ pub fn announced_blocks<'a>(subnets: impl IntoIterator<Item = &'a str>) -> BTree
 
 /// An outcome that a scan reports about an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Observation {
+pub struct AddressOutcome {
     /// The outcome.
     pub outcome: TargetOutcome,
     /// When the scan started, which orders scans.
@@ -115,7 +115,7 @@ impl Cell {
     /// later scan replaces it, and the outcome of an earlier scan, which may arrive later, changes nothing. The result
     /// does not depend on the order of observations.
     #[must_use]
-    pub fn observe(self, seen: Observation) -> Self {
+    pub fn observe(self, seen: AddressOutcome) -> Self {
         let scan = whole(seen.scan, 1_000);
         let last = match self.last {
             Some((known, started)) if started > scan => (known, started),
@@ -220,8 +220,8 @@ mod tests {
         Timestamp::from_micros(seconds * 1_000_000)
     }
 
-    fn seen(outcome: TargetOutcome, scan: i64, at: i64) -> Observation {
-        Observation {
+    fn seen(outcome: TargetOutcome, scan: i64, at: i64) -> AddressOutcome {
+        AddressOutcome {
             outcome,
             scan: second(scan),
             at: second(at),
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(observations: &[Observation], last: (TargetOutcome, i64), answered: Option<i64>) {
+    fn check(observations: &[AddressOutcome], last: (TargetOutcome, i64), answered: Option<i64>) {
         let cell = observations
             .iter()
             .fold(Cell::default(), |cell, one| cell.observe(*one));
@@ -349,7 +349,7 @@ mod tests {
         assert_eq!(announced_blocks(["0.0.0.0/0"]).len(), 256);
     }
 
-    fn observation() -> impl Strategy<Value = Observation> {
+    fn observation() -> impl Strategy<Value = AddressOutcome> {
         (0..6_usize, 0..4_i64, 0..9_i64)
             .prop_map(|(outcome, scan, later)| seen(OUTCOMES[outcome], scan, scan + later))
     }
@@ -360,7 +360,7 @@ mod tests {
             (ordered, shuffled) in prop::collection::vec(observation(), 0..8)
                 .prop_flat_map(|all| (Just(all.clone()), Just(all).prop_shuffle())),
         ) {
-            let fold = |all: &[Observation]| all.iter().fold(Cell::default(), |cell, one| cell.observe(*one));
+            let fold = |all: &[AddressOutcome]| all.iter().fold(Cell::default(), |cell, one| cell.observe(*one));
             prop_assert_eq!(fold(&ordered), fold(&shuffled));
             // A model: the best outcome of the last scan, and the last answer of all.
             let newest = ordered.iter().map(|one| one.scan).max();

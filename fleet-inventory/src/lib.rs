@@ -22,7 +22,7 @@ pub use alert::{
     RETRIED_FOR, Silence, UnknownAlertEvent, after_attempt, observe, silence,
 };
 pub use blackout::{Blackout, BlackoutEnd, BlackoutError, blackout_end, is_always, is_blacked_out};
-pub use block::{BlockNumber, CELLS, Cell, CellState, NotABlock, Observation, announced_blocks};
+pub use block::{AddressOutcome, BlockNumber, CELLS, Cell, CellState, NotABlock, announced_blocks};
 pub use cron::{Cron, CronError};
 pub use day::{DAYS, Day, DayCounts, last_days};
 pub use difference::{

@@ -416,7 +416,7 @@ def test_foreign_texts_are_isolated_and_never_markup(server, page):
               if (text.includes('\\u202e') && !parent.closest('bdi') && !isolated && parent.tagName !== 'TITLE') loose.push(parent.outerHTML.slice(0, 300));
             }
             for (const element of document.querySelectorAll('[title], [aria-label]')) {
-              for (const text of [element.title, element.getAttribute('aria-label') ?? '']) {
+              for (const text of [element.title ?? '', element.getAttribute('aria-label') ?? '']) {
                 if (text.includes('\\u202e') && !text.includes('\\u2068')) loose.push(text);
               }
             }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use fleet_core::TargetOutcome;
 use fleet_discovery::{ChunkCommand, ChunkFacts, ScannedChunk, address_outcomes};
-use fleet_inventory::{BlockNumber, CELLS, Cell, Observation};
+use fleet_inventory::{AddressOutcome, BlockNumber, CELLS, Cell};
 
 use super::{
     codec,
@@ -60,7 +60,7 @@ pub(super) async fn record(
         let mut cells = codec::read_cells(&row.outcomes, &row.scans, &row.answers)?;
         for (octet, outcome) in outcomes {
             if let Some(cell) = cells.get_mut(usize::from(*octet)) {
-                *cell = cell.observe(Observation {
+                *cell = cell.observe(AddressOutcome {
                     outcome: *outcome,
                     scan: scan.started_at.map_or(now, |at| at.0),
                     at: now,

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The most events of a device that are kept and shown.
-const EVENTS: u64 = 200;
+const EVENTS: usize = 200;
 
 /// An event to store.
 pub(super) struct NewEvent {
@@ -349,7 +349,7 @@ async fn events(
     let stored = Entity::find()
         .filter(C::DeviceId.eq(model.id))
         .order_by_desc(C::Id)
-        .limit(EVENTS)
+        .limit(EVENTS as u64)
         .all(db)
         .await?;
     let event = |row: device_event::Model| DeviceEvent {
@@ -365,7 +365,7 @@ async fn events(
     let changes = identity_change::Entity::find()
         .filter(identity_change::Column::DeviceId.eq(model.id))
         .order_by_desc(identity_change::Column::Id)
-        .limit(EVENTS)
+        .limit(EVENTS as u64)
         .all(db)
         .await?;
     for change in changes {
@@ -402,7 +402,7 @@ async fn events(
     });
     // Stable: events of one moment stay in their order.
     events.sort_by_key(|event| std::cmp::Reverse(event.at));
-    events.truncate(EVENTS as usize);
+    events.truncate(EVENTS);
     Ok(events)
 }
 

@@ -78,7 +78,7 @@ fn number(bytes: &[u8]) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use fleet_inventory::Observation;
+    use fleet_inventory::AddressOutcome;
 
     use super::*;
 
@@ -87,7 +87,7 @@ mod tests {
         let now = Timestamp::from_micros(4_102_444_799_123_456);
         let mut cells = vec![Cell::default(); CELLS];
         for (cell, byte) in cells.iter_mut().zip(0..=5) {
-            *cell = cell.observe(Observation {
+            *cell = cell.observe(AddressOutcome {
                 outcome: TargetOutcome::from_byte(byte),
                 scan: now,
                 at: now,
