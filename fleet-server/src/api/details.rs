@@ -98,9 +98,8 @@ impl DeviceDetailService for Api {
 
 fn labels(texts: &[String]) -> Result<BTreeSet<Label>, RpcError> {
     let label = |text: &String| {
-        text.parse().map_err(|error: fleet_inventory::LabelError| {
-            RpcError::invalid_argument(error.to_string())
-        })
+        let label = text.parse::<Label>();
+        label.map_err(|error| RpcError::invalid_argument(error.to_string()))
     };
     texts.iter().map(label).collect()
 }
