@@ -32,6 +32,7 @@ pub(crate) fn command(issued: &IssuedCommand) -> ControlCommand {
     let request = ScanRequest {
         mode,
         ports: issued.ports.iter().map(ToString::to_string).collect(),
+        rate: issued.rate,
     };
     let command = AgentCommand {
         command: Some(agent_command::Command::Discover(convert::discover_request(

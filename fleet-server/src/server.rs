@@ -20,8 +20,8 @@ use futures::FutureExt;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::{
-    api::Api, app::App, auth::Gate, config::ServerConfig, dispatch, environment::Environment, http,
-    metrics, orders, readiness, replicas, schedules, seal, sweep,
+    api::Api, app::App, auth::Gate, changes, config::ServerConfig, dispatch,
+    environment::Environment, http, metrics, orders, readiness, replicas, schedules, seal, sweep,
 };
 
 /// How long messages of nodes are still received after the goodbye, so that their last results are stored.
@@ -83,6 +83,7 @@ impl Server {
         work.spawn(supervise("dispatch", app.clone(), dispatch::run));
         work.spawn(supervise("sweep", app.clone(), sweep::run));
         work.spawn(supervise("schedules", app.clone(), schedules::run));
+        work.spawn(supervise("changes", app.clone(), changes::run));
         work.spawn(supervise("orders", app.clone(), orders::run));
         work.spawn(supervise("replicas", app.clone(), replicas::run));
         work.spawn(supervise("seal", app.clone(), seal::run));

@@ -58,6 +58,7 @@ impl Dispatch for SqlStore {
                 return Ok(None);
             };
             let work = Work::Scan(next.id.0);
+            let rate = read_count(next.rate)?;
             let command = command::ActiveModel {
                 // Stored before the command is sent, because reports are judged by it and not by
                 // the node's word.
@@ -84,6 +85,7 @@ impl Dispatch for SqlStore {
                 priority: next.priority.0,
                 request: codec::read_command(&chunk.command)?,
                 ports: codec::read_ports(&chunk.ports)?,
+                rate,
                 deadline: now.plus(limits::COMMAND_DEADLINE),
             }))
         })

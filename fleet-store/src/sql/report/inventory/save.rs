@@ -10,6 +10,7 @@ use super::{
     held::{Change, Held},
 };
 use crate::sql::{
+    devices,
     entity::{binding, device, device_alias, device_sighting, identity_change, refused_device},
     inserts, pairing,
     prelude::*,
@@ -228,7 +229,7 @@ async fn hand_over(
 }
 
 /// The columns of a device that a report can change.
-const MUTABLE: [device::Column; 17] = [
+const MUTABLE: [device::Column; 18] = [
     device::Column::Identifier,
     device::Column::NodeId,
     device::Column::Ip,
@@ -246,11 +247,13 @@ const MUTABLE: [device::Column; 17] = [
     device::Column::DeletedAt,
     device::Column::Shared,
     device::Column::ClaimedFromNodeId,
+    device::Column::AddressKey,
 ];
 
 fn active(model: &device::Model) -> device::ActiveModel {
     let model = model.clone();
     device::ActiveModel {
+        address_key: Set(devices::address_key(&model)),
         id: Set(model.id),
         org_id: Set(model.org_id),
         identifier: Set(model.identifier),
