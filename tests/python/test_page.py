@@ -257,7 +257,7 @@ def test_a_scan_of_a_subnet_that_the_node_chose_shows_unknown_targets(server, pa
     server.replies["ScanService/ListScans"] = {"scans": [unknown]}
     server.replies["ScanService/GetScan"] = {"scan": unknown}
     page.open("#/scans")
-    page.shows("3 / unknown")
+    page.shows("3 of an unknown number")
     page.open(f"#/scans/{SCAN}")
     page.shows("in an unknown number of targets", "The node chose the addresses")
 

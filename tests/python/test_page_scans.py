@@ -1,11 +1,15 @@
 """The scan form, the live scan, the list of scans and the selection of devices, against the API of `fakeserver`."""
 
+import json
+import os
 import re
+from pathlib import Path
 
+import pytest
 from selenium.webdriver.common.keys import Keys
 
 from fakeserver import Refused, ago
-from test_page import HOSTILE, OTHER, SCAN, browser, device, ended, found, node, page, pairing_replies, queued, scan, schedule, sent, server  # noqa: F401
+from test_page import HOSTILE, OTHER, SCAN, WIDTHS, browser, device, ended, found, node, page, pairing_replies, queued, scan, schedule, sent, server  # noqa: F401
 
 PLAN = {"targets": "1022", "commands": 1, "packets": "3066", "rate": 2500, "estimate": "2.100s"}
 
@@ -81,6 +85,30 @@ def test_the_plan_shows_addresses_packets_time_and_warnings(server, page):
     page.shows("1,022", "addresses", "≈ 3,066", "packets", "≈ 2.1 s", "at 2,500 probes/s", "2 addresses will be skipped: 2 printer.", *[warning[1:] for warning in warnings])
     asked = sent(server, "ScanService/PlanScan")[-1]["request"]
     assert asked["nmap"] == {"target": "10.2.0.0/22 !10.2.0.9", "ports": ["80", "9100"]}
+
+
+def test_a_scan_of_a_site_or_of_all_nodes_shows_its_coverage(server, page):
+    server.replies["NodeService/ListNodes"] = {"nodes": [node(siteId="3", siteName="barn"), node(8, name="barn-3", siteId="3", siteName="barn", connected=False, localSubnets=["10.3.0.0/24"])]}
+
+    def plan(request):
+        shares = [{"fleetNodeId": "7", "nodeName": "barn-2", "targets": "254", "connected": True}]
+        if "fleetNodeId" in request:
+            return {**PLAN, "shares": shares}
+        shares.append({"fleetNodeId": "8", "nodeName": "barn-3", "targets": "250"})
+        return {**PLAN, "shares": shares, "uncovered": "4", "uncoveredTargets": ["10.9.0.4-10.9.0.7"]}
+    server.replies["ScanService/PlanScan"] = plan
+    server.replies["ScanService/StartScan"] = {"scan": scan()}
+    open_form(page)
+    page.find("#target").send_keys("10.2.0.0/24 10.3.0.0/24 10.9.0.4-7 ")
+    page.until("the choice of a site", lambda: page.browser.find_elements("css selector", "#node option[value='site:3']"))
+    page.find("#node").find_element("css selector", "option[value='site:3']").click()
+    page.shows("2 nodes.", "Offline: barn-3.", "barn-2 254 addresses", "barn-3 250 addresses (offline: its share waits)", "4 addresses are in the subnets of no node: 10.9.0.4-10.9.0.7.")
+    page.find("#node").find_element("css selector", "option[value='auto']").click()
+    page.until("a form that can be sent", lambda: page.find("#start-scan").is_enabled())
+    page.click("#start-scan")
+    page.until("a start", lambda: sent(server, "ScanService/StartScan"))
+    started = sent(server, "ScanService/StartScan")[0]
+    assert started["auto"] and "fleetNodeId" not in started
 
 
 def test_the_paces_show_their_numbers_and_limit_the_scan(server, page):
@@ -311,3 +339,63 @@ def test_hostile_names_and_targets_stay_text(server, page):
     assert page.script("return [window.hacked ?? null, document.querySelectorAll('main img').length, window.violations.length]") == [None, 0, 0]
     loose = page.script("return [...document.querySelectorAll('[aria-label], [title]')].flatMap((one) => [one.title, one.getAttribute('aria-label') ?? '']).filter((text) => text.includes('\\u202e') && !text.includes('\\u2068'))")
     assert loose == []
+
+
+def states(server, page):
+    """Opens each view in a state with everything on it. Yields the name of the state."""
+    entries = "10.2.0.0/22 8.8.8.8 a-host-with-a-long-name-in-a-long-domain.example.internal 10.2.9.5-40 "
+    server.replies["ScanService/PlanScan"] = lambda request: {**plan_that_names_invalid("8.8.8.8")(request), "warnings": ["port 9100 is a port of printers"], "skipped": "2"}
+    server.replies["ScheduleService/PreviewSchedule"] = {"runs": [{"dueAt": ago(-60), "local": "2026-03-29T03:00:00+02:00"}]}
+    open_form(page)
+    page.find("#target").send_keys(entries)
+    page.until("a red pill", lambda: page.script("return document.querySelectorAll('.pill-bad').length"))
+    yield "invalid targets"
+    page.click("#check button")
+    page.find("#exclude").send_keys("10.2.0.9 ")
+    page.click("label[for=repeat]")
+    page.find("#schedule-when").send_keys("30 2 * * *")
+    page.shows("2026-03-29 03:00", "printers")
+    yield "a repeated scan"
+    server.replies["ScanService/ListScans"] = {"scans": [
+        scan(name="n" * 64), queued(SCAN[:-1] + "1"),
+        ended(OTHER, name="nightly", startedBy="a.long.address@mail.example.org", changes={"againstScanId": SCAN, "new": "3000", "moved": "2000", "changed": "5", "missing": "1"})]}
+    server.replies["ScheduleService/ListSchedules"] = {"schedules": [schedule(missed="2", lastScanId=SCAN)]}
+    page.open("#/scans")
+    page.shows("Active", "Scheduled", "History")
+    yield "the list of scans"
+    server.events = {}
+    server.send(SCAN, *[found(number) for number in range(1, 60)])
+    page.open(f"#/scans/{SCAN}")
+    page.shows("59 devices")
+    page.script("document.querySelector('[data-seq] .row-box').click()")
+    page.find("#scan-filter").send_keys("s19")
+    page.shows("59 of 59 devices", "1 device selected")
+    yield "a live scan"
+    two_pages(server)
+    page.open("#/devices")
+    page.shows("1 to 100")
+    page.script("document.querySelector('.grid-head .row-box').click()")
+    page.shows("100 devices selected")
+    yield "selected devices"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_state_is_accessible_and_fits_the_window(server, page, scheme):
+    axe = os.environ.get("FLEET_AXE") or pytest.skip("FLEET_AXE is not set: accessibility is not tested")
+    source = Path(axe).read_text()
+    server.replies["NodeService/ListNodes"] = {"nodes": [node(rate=5000)]}
+    findings = {}
+    for width in WIDTHS:
+        page.size(width, scheme)
+        for state in states(server, page):
+            page.browser.execute_cdp_cmd("Runtime.evaluate", {"expression": source})
+            result = page.browser.execute_async_script("const done = arguments[0]; axe.run(document, { resultTypes: ['violations'] }).then((found) => done(found.violations), (error) => done([{ id: String(error), nodes: [] }]))")
+            for finding in result:
+                findings[f"{finding['id']} in {state} at {width}"] = [one["html"][:200] for one in finding["nodes"]][:3]
+            wide = page.script("""
+                const limit = document.documentElement.clientWidth;
+                return [...document.querySelectorAll('body *')].filter((one) => !one.closest('.visually-hidden, .skip-link, .grid-head, .strip') && one.getBoundingClientRect().right > limit + 0.5).map((one) => `${one.tagName}.${one.className}`);
+            """)
+            if wide:
+                findings[f"too wide: {state} at {width}"] = wide[:5]
+    assert findings == {}, json.dumps(findings, indent=1)

@@ -399,8 +399,9 @@ async fn a_scan_has_its_name_and_its_node_gets_the_rate() {
         request: Some(wanted),
         ..StartScanRequest::default()
     };
-    let started = operator.scans().start_scan(&request, operator.options());
-    let scan = started.await.expect("starts").scan.expect("a scan");
+    let scans = operator.scans();
+    let started = scans.start_scan(&request, operator.options()).await;
+    let scan = started.expect("starts").scan.expect("a scan");
     assert_eq!(scan.name, "north rack");
     assert_eq!(scan.request.expect("a request").max_rate, 500);
     let (_, sent) = node.command().await;

@@ -3,12 +3,12 @@
 import { attempt, handledSignOut, may, poll, title } from "./app.js";
 import { busy, errorBox } from "./dialog.js";
 import { breakable, fill, h, rich, setText, show } from "./dom.js";
-import { count, isolate, sentence } from "./format.js";
+import { count, int, isolate, plural, sentence } from "./format.js";
 import { listNodes, nodeStatus } from "./nodes.js";
 import { paceField } from "./pace.js";
 import { pillBox } from "./pills.js";
 import { showPlan } from "./plan.js";
-import { takePrefill } from "./prefill.js";
+import { placeOf, takePrefill } from "./prefill.js";
 import { findNamed, freshRequestId, LOCAL_SUBNET, namedEntry, requestOf, valuesOf } from "./request.js";
 import { call, isAborted } from "./rpc.js";
 import { repeatFields } from "./schedules.js";
@@ -108,14 +108,15 @@ export function newScanView(root) {
   let pending = null;
   let starting = false;
   let planned = false;
+  // Whether sites and all nodes are offered.
+  let several = false;
   // Set while the site of the node has a blackout, which only an administrator may override.
   let blackout = false;
   // The id stays the same until the form changes, so a retry after a lost response does not start a second scan.
   let requestId = freshRequestId();
 
   const mode = () => radios.find(({ input }) => input.checked)?.value ?? "targets";
-  /** The nodes as the request names them. */
-  const place = () => ({ fleetNodeId: node.value });
+  const place = () => placeOf(node.value);
 
   /** Builds the request without the entries that are known to be invalid. */
   function request(invalid = new Map()) {
@@ -146,9 +147,11 @@ export function newScanView(root) {
   }
 
   function showNode() {
-    const chosen = nodes.get(node.value);
-    fill(nodeHint, chosen ? nodeStatus(chosen).means : "");
-    pace.setNode(chosen);
+    const members = nodesOf(node.value, [...nodes.values()]);
+    const chosen = members.length === 1 ? members[0] : undefined;
+    showNodeHint();
+    // The slowest of several nodes, so that no node gets more than its share of a pace.
+    pace.setNode([...members].sort((a, b) => int(a.rate) - int(b.rate))[0]);
     const defaults = chosen?.defaultPorts ?? [];
     fill(portsHint, defaults.length
       ? ["Leave empty for the default ports of this node: ", h("span", { class: "mono" }, defaults.join(", ")), "."]
@@ -156,7 +159,27 @@ export function newScanView(root) {
     const chip = (value, label) => h("button", { type: "button", class: "chip", onclick: () => { targets.set([...targets.entries, value]); targets.input.focus(); changed(); } }, label);
     fill(subnets,
       chip(LOCAL_SUBNET, "Local subnet"),
-      (chosen?.localSubnets ?? []).map((subnet) => chip(subnet, h("span", { class: "mono" }, breakable(subnet)))));
+      [...new Set(members.flatMap((one) => one.localSubnets ?? []))].map((subnet) => chip(subnet, h("span", { class: "mono" }, breakable(subnet)))));
+  }
+
+  function showNodeHint() {
+    const members = nodesOf(node.value, [...nodes.values()]);
+    const offline = members.filter((one) => !one.connected);
+    if (nodes.has(node.value)) setText(nodeHint, nodeStatus(members[0]).means);
+    else if (!members.length) setText(nodeHint, "");
+    else setText(nodeHint, `${plural(members.length, "node")}. Each target goes to the node whose subnets cover it.${offline.length ? ` Offline: ${offline.map((one) => isolate(one.name)).join(", ")}.` : ""}`);
+  }
+
+  /** Offers sites and all nodes once the server has shown that it divides scans. */
+  function offerSeveral() {
+    if (several || nodes.size < 2) return;
+    several = true;
+    const chosen = node.value;
+    const sites = new Map([...nodes.values()].filter((one) => int(one.siteId)).map((one) => [String(one.siteId), one.siteName || `site ${one.siteId}`]));
+    node.append(
+      h("optgroup", { label: "Sites" }, [...sites].map(([id, label]) => h("option", { value: `site:${id}` }, isolate(label)))),
+      h("optgroup", { label: "All nodes" }, h("option", { value: "auto" }, "Automatic: each target from the node that covers it")));
+    node.value = chosen;
   }
 
   function changed(event) {
@@ -196,6 +219,7 @@ export function newScanView(root) {
     try {
       const plan = await planWithout(invalid, signal);
       if (signal.aborted) return;
+      if (plan?.shares?.length) offerSeveral();
       clearInvalid();
       mark(invalid);
       if (invalid.size) {
@@ -291,6 +315,10 @@ export function newScanView(root) {
     all.sort((a, b) => Number(Boolean(b.connected)) - Number(Boolean(a.connected)) || a.name.localeCompare(b.name));
     fill(node, all.map((one) => h("option", { value: one.fleetNodeId }, optionText(one))));
     node.value = nodes.has(prefill.node) ? prefill.node : all[0].fleetNodeId;
+    if (prefill.node.startsWith("site:") || prefill.node === "auto") {
+      offerSeveral();
+      node.value = prefill.node;
+    }
     showNode();
     changed();
   }
@@ -307,7 +335,7 @@ export function newScanView(root) {
       const option = [...node.options].find(({ value }) => value === one.fleetNodeId);
       if (option) setText(option, optionText(one));
     }
-    setText(nodeHint, nodes.has(node.value) ? nodeStatus(nodes.get(node.value)).means : "");
+    showNodeHint();
   }
 
   const optionText = (one) => `${isolate(one.name)} (${nodeStatus(one).word.toLowerCase()})`;
@@ -322,4 +350,10 @@ export function newScanView(root) {
     clearTimeout(timer);
     pending?.abort();
   };
+}
+
+/** The nodes that a choice stands for. */
+function nodesOf(value, nodes) {
+  if (value === "auto") return nodes;
+  return nodes.filter((one) => (value.startsWith("site:") ? String(one.siteId) === value.slice(5) : one.fleetNodeId === value));
 }

@@ -10,12 +10,24 @@ export function chooseNode(nodeId) {
 
 /** Fills the next form with an earlier scan. */
 export function repeatScan(scan) {
-  next = { node: scan.fleetNodeId, request: scan.request, name: scan.name };
+  next = { node: choiceOf(scan), request: scan.request, name: scan.name };
 }
 
 /** Fills the next form with a schedule. Its name is not copied, because names are unique. */
 export function cloneSchedule(schedule) {
-  next = { node: schedule.fleetNodeId, request: schedule.request, timing: schedule.timing ?? {} };
+  next = { node: choiceOf(schedule), request: schedule.request, timing: schedule.timing ?? {} };
+}
+
+/** The choice of the form for the nodes of a scan or schedule: a node, a site or all nodes. */
+export function choiceOf({ auto, siteId, fleetNodeId }) {
+  if (auto) return "auto";
+  return siteId && siteId !== "0" ? `site:${siteId}` : String(fleetNodeId ?? "");
+}
+
+/** The nodes of a choice as a request names them. */
+export function placeOf(choice) {
+  if (choice === "auto") return { auto: true };
+  return choice.startsWith("site:") ? { siteId: choice.slice(5) } : { fleetNodeId: choice };
 }
 
 /** Returns the initial values and resets them. */

@@ -105,7 +105,7 @@ export function historyRow(table, first, actions) {
       const { scan } = row;
       parts.update(scan, undefined, "");
       const ledger = scan.ledger ?? {};
-      const targets = ledger.targetsUnknown ? "unknown" : count(ledger.targets ?? scan.progress?.total);
+      const targets = ledger.targetsUnknown ? "an unknown number" : count(ledger.targets ?? scan.progress?.total);
       setText(found, `${count(ledger.identified)} of ${targets}`);
       setText(changes, changesText(scan.changes));
       changes.setAttribute("aria-label", `Changes of ${isolate(scanTitle(scan))}: ${changes.textContent}`);

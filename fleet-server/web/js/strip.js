@@ -58,26 +58,28 @@ export function mapStrip(choose) {
     cells.setAttribute("aria-hidden", "true");
     const label = h("span", { class: "strip-label mono" }, prefix);
     const found = h("span", { class: "strip-count" });
-    const button = h("button", { type: "button", class: "strip-block", "aria-pressed": "false", "data-block": prefix }, cells, label, found);
+    const about = h("span", { class: "visually-hidden" });
+    const button = h("button", { type: "button", class: "strip-block", "aria-pressed": "false", "data-block": prefix }, cells, label, " ", found, " ", about);
     button.addEventListener("click", () => {
       select(chosen === prefix ? "" : prefix);
       choose(chosen ? `${chosen}.` : "");
     });
-    const next = { button, cells, found, label, rects: new Map(), identified: 0, unidentified: 0 };
+    const next = { button, cells, found, about, rects: new Map(), identified: 0, unidentified: 0 };
     blocks.set(prefix, next);
     // In the order of addresses, because blocks of names come while the scan runs.
     const after = [...blocks.keys()].sort((a, b) => numberOf(`${a}.0`) - numberOf(`${b}.0`));
     const follower = after[after.indexOf(prefix) + 1];
     element.insertBefore(button, follower ? blocks.get(follower).button : null);
     element.hidden = false;
-    describe(prefix, next);
+    describe(next);
     return next;
   }
 
-  function describe(prefix, one) {
+  /** Writes the count of a block, and for screen readers its noun. */
+  function describe(one) {
     setText(one.found, one.identified ? count(one.identified) : "");
-    const texts = [plural(one.identified, "device"), one.unidentified ? plural(one.unidentified, "unidentified host") : ""].filter(Boolean);
-    one.button.setAttribute("aria-label", `${prefix}.0/24: ${texts.join(", ")}`);
+    const noun = one.identified === 0 ? "no devices" : one.identified === 1 ? "device" : "devices";
+    setText(one.about, one.unidentified ? `${noun}, ${plural(one.unidentified, "unidentified host")}` : noun);
   }
 
   function select(prefix) {
@@ -110,7 +112,7 @@ export function mapStrip(choose) {
       rect.setAttribute("class", `strip-${state}`);
       if (before) one[before] -= 1;
       one[state] += 1;
-      describe(ip.slice(0, at), one);
+      describe(one);
     },
     /** Shows no block as chosen. */
     clear: () => select(""),
