@@ -21,6 +21,7 @@ mod key_fetch;
 mod matrix;
 mod metrics;
 mod names;
+mod overview;
 mod pairing;
 mod replicas;
 mod requests;

@@ -177,6 +177,7 @@ pub(super) async fn create(
         shared: Set(false),
         claimed_from_node_id: Set(None),
         address_key: Set(String::new()),
+        missing_since: Set(None),
     };
     Ok(DeviceId(created.insert(tx).await?.id))
 }

@@ -300,6 +300,7 @@ impl Inventory {
             shared: false,
             claimed_from_node_id: None,
             address_key: String::new(),
+            missing_since: None,
         }
     }
 
