@@ -8,7 +8,7 @@ use fleet_discovery::{
 };
 
 use super::{
-    codec,
+    alerts, codec,
     entity::{chunk, command, scan, scan_event},
     inserts, ledger,
 };
@@ -306,6 +306,7 @@ impl<'t> LockedScan<'t> {
         self.row.units_done = self.row.units_settled;
         self.row.phase.clear();
         self.ended_now = true;
+        alerts::scan_ended(self.tx, self.row.id).await?;
         self.append(&[LogEvent::Ended(ScanEnded { conclusion, ledger })], now)
             .await
     }
