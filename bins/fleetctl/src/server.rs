@@ -8,9 +8,9 @@ use fleet_wire::{
     admin::FleetNodeAdminClient,
     client::{CallOptions, Channel, ChannelConfig, Roots},
     fleet::{
-        AccountClient, AuditClient, DeviceClient, DevicePairingClient, DeviceSearchClient,
-        DirectClient, KeyClient, NodeClient, NodeConfirmationClient, OperatorClient, ResultClient,
-        ScanClient, ScheduleClient, SiteClient,
+        AccountClient, AlertClient, AuditClient, DeviceClient, DevicePairingClient,
+        DeviceSearchClient, DirectClient, KeyClient, NodeClient, NodeConfirmationClient,
+        OperatorClient, ResultClient, ScanClient, ScheduleClient, SiteClient,
     },
     pairing::PairingClient,
 };
@@ -28,6 +28,7 @@ pub(crate) struct Server {
     pub(crate) scans: ScanClient,
     pub(crate) results: ResultClient,
     pub(crate) schedules: ScheduleClient,
+    pub(crate) alerts: AlertClient,
     pub(crate) search: DeviceSearchClient,
     pub(crate) devices: DeviceClient,
     pub(crate) direct: DirectClient,
@@ -61,6 +62,7 @@ impl Server {
             scans: ScanClient::new(channel.clone()),
             results: ResultClient::new(channel.clone()),
             schedules: ScheduleClient::new(channel.clone()),
+            alerts: AlertClient::new(channel.clone()),
             search: DeviceSearchClient::new(channel.clone()),
             devices: DeviceClient::new(channel.clone()),
             direct: DirectClient::new(channel.clone()),
