@@ -207,7 +207,8 @@ export function alertsView(root) {
   }
 }
 
-function showSecret(element, { channel = {}, signingSecret = "" }) {
+/** Shows the secret of a new webhook; an e-mail channel has none. */
+function showSecret(element, { channel, signingSecret = "" }) {
   fill(element, signingSecret ? [
     h("p", {}, h("strong", {}, "Copy the signing secret of ", foreign(channel.name), " now. It is shown only once."), " The receiver checks signatures with it."),
     h("div", { class: "secret" }, h("code", { id: "signing-secret", "aria-label": "Signing secret", tabindex: "0" }, signingSecret), copyButton(signingSecret)),
