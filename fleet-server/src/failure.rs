@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use fleet_core::outcome;
 use fleet_store::{
-    AlertError, BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError,
-    ConfirmError, CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError,
-    DeleteDevicesError, DifferenceError, FetchKeyError, KeyError, MemberError, MoveNodeError,
-    RegisterError, RenameNodeError, ReportError, RevokeError, RunNowError, ScheduleError,
-    SiteError, StoreError, UnbindError, UndoError,
+    AlertError, AnnotateError, BeginError, BindError, CancelCodeError, CancelPairingError,
+    CancelScanError, ConfirmError, CreateCodeError, CreateOperatorError, CreatePairingError,
+    CreateScanError, DeleteDevicesError, DifferenceError, FetchKeyError, KeyError, MemberError,
+    MoveNodeError, RegisterError, RenameNodeError, ReportError, RevokeError, RunNowError,
+    ScheduleError, SiteError, StoreError, UnbindError, UndoError,
 };
 use fleet_wire::{Code, RpcError};
 
@@ -142,6 +142,10 @@ refusals! {
     RenameNodeError {
         NotFound(_) => not_found NODE_NOT_FOUND;
         NameTaken { .. } => failed_precondition NAME_TAKEN;
+    }
+    AnnotateError {
+        NotFound(_) => not_found DEVICE_NOT_FOUND;
+        TooMany { .. } => failed_precondition TOO_MANY_LABELS;
     }
     DeleteDevicesError {
         NotFound(_) => not_found DEVICE_NOT_FOUND;

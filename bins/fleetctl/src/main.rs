@@ -4,6 +4,7 @@ mod alerts;
 mod ask;
 mod audit;
 mod cli;
+mod details;
 mod devices;
 mod difference;
 mod direct;
@@ -12,6 +13,7 @@ mod keys;
 mod nodes;
 mod operators;
 mod output;
+mod overview;
 mod pair;
 mod scans;
 mod schedules;
@@ -75,6 +77,7 @@ async fn run(cli: Cli) -> Result<u8, Failure> {
     let server = Server::new(&cli)?;
     let format = cli.format();
     match cli.command {
+        Command::Overview(arguments) => overview::run(&server, format, arguments).await,
         Command::Nodes(command) => nodes::run(&server, format, command).await,
         Command::Sites(command) => sites::run(&server, format, command).await,
         Command::Scan(command) => scans::run(&server, format, command).await,

@@ -30,10 +30,12 @@ macro_rules! entity {
 
 mod alerts;
 mod chain;
+mod details;
 mod devices;
 mod direct;
 mod nodes;
 mod operators;
+mod overview;
 mod pairings;
 mod scans;
 mod schedules;
@@ -43,6 +45,7 @@ pub(crate) use alerts::{
     alert_scan, alert_silence,
 };
 pub(crate) use chain::{audit_head, audit_link};
+pub(crate) use details::{device_event, device_label, device_note};
 pub(crate) use devices::{
     binding, device, device_alias, device_sighting, identity_change, node_endpoint, refused_device,
 };
@@ -54,6 +57,7 @@ pub(crate) use nodes::{
 pub(crate) use operators::{
     audit, browser_session, operator, operator_key, operator_password, operator_source, org,
 };
+pub(crate) use overview::{inventory_day, site_block};
 pub(crate) use pairings::{
     device_credential, device_pairing, forwarded_pairing, pairing, pairing_target,
 };
@@ -74,7 +78,7 @@ mod columns {
         enrollment::{InvitationState, NodeState},
     };
     pub(super) use fleet_discovery::Scope;
-    pub(super) use fleet_inventory::AlertEvent;
+    pub(super) use fleet_inventory::{AlertEvent, EventKind};
     pub(super) use fleet_pairing::IdentityReason;
     pub(super) use sea_orm::entity::prelude::*;
 

@@ -28,6 +28,8 @@ const STEPS: &[Step] = steps![
     "m0008_between_servers",
     "m0009_boundary",
     "m0011_alerts",
+    "m0012_overview",
+    "m0015_device_page",
 ];
 
 /// One migration.

@@ -9,11 +9,11 @@ use fleet_core::{Role, Secret, SecretKind};
 use fleet_wire::{
     admin::{CreateEnrollmentCodeRequest, PairDeviceToFleetNodeRequest, RevokeFleetNodeRequest},
     fleet::{
-        AlertClient, AlertRuleSpec, CreateAlertChannelRequest, CreateAlertRuleRequest, TestAlertChannelRequest,
-        CancelEnrollmentCodeRequest, CreateKeyRequest, CreateOperatorRequest,
-        CreateScheduleRequest, CreateSiteRequest, ExcludeTargetsRequest, KeyClient,
-        ListDevicesRequest, ListNodesRequest, ListSessionsRequest, ListSitesRequest,
-        OperatorClient, PauseScheduleRequest, ScheduleClient, ScheduleTiming, StartPairingRequest,
+        AlertClient, AlertRuleSpec, CancelEnrollmentCodeRequest, CreateAlertChannelRequest,
+        CreateAlertRuleRequest, CreateKeyRequest, CreateOperatorRequest, CreateScheduleRequest,
+        CreateSiteRequest, ExcludeTargetsRequest, KeyClient, ListDevicesRequest, ListNodesRequest,
+        ListSessionsRequest, ListSitesRequest, OperatorClient, PauseScheduleRequest,
+        ScheduleClient, ScheduleTiming, StartPairingRequest, TestAlertChannelRequest,
         UndoIdentityChangeRequest,
     },
     gateway::{AckCode, DiscoveredDeviceReport},
@@ -535,7 +535,10 @@ async fn alert_channel(world: &World, admin: &Operator) -> i64 {
     };
     let alerts = AlertClient::new(world.channel());
     let made = alerts.create_alert_channel(&create, admin.options()).await;
-    made.expect("is made").channel.expect("a channel").channel_id
+    made.expect("is made")
+        .channel
+        .expect("a channel")
+        .channel_id
 }
 
 /// A schedule of a new node; returns its id.
