@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use fleet_core::outcome;
 use fleet_store::{
-    AnnotateError, BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError,
-    ConfirmError, CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError,
-    DeleteDevicesError, DifferenceError, FetchKeyError, KeyError, MemberError, MoveNodeError,
-    RegisterError, RenameNodeError, ReportError, RevokeError, RunNowError, ScheduleError,
-    SiteError, StoreError, UnbindError, UndoError,
+    AlertError, AnnotateError, BeginError, BindError, CancelCodeError, CancelPairingError,
+    CancelScanError, ConfirmError, CreateCodeError, CreateOperatorError, CreatePairingError,
+    CreateScanError, DeleteDevicesError, DifferenceError, FetchKeyError, KeyError, MemberError,
+    MoveNodeError, RegisterError, RenameNodeError, ReportError, RevokeError, RunNowError,
+    ScheduleError, SiteError, StoreError, UnbindError, UndoError,
 };
 use fleet_wire::{Code, RpcError};
 
@@ -167,6 +167,16 @@ refusals! {
         NotConfirmed(node) => failed_precondition NODE_NOT_CONFIRMED [node_id = node];
         Busy(node) => resource_exhausted NODE_BUSY [node_id = node];
         QueueFull { node, most } => resource_exhausted QUEUE_FULL [node_id = node, limit = most];
+    }
+    AlertError {
+        ChannelNotFound(_) => not_found ALERT_CHANNEL_NOT_FOUND;
+        RuleNotFound(_) => not_found ALERT_RULE_NOT_FOUND;
+        DeliveryNotFound(_) => not_found ALERT_DELIVERY_NOT_FOUND;
+        NameTaken(_) => failed_precondition NAME_TAKEN;
+        TooManyRules => resource_exhausted TOO_MANY_ALERT_RULES;
+        TooManyChannels => resource_exhausted TOO_MANY_ALERT_CHANNELS;
+        TooManyWaiting => resource_exhausted TOO_MANY_ALERTS;
+        NotFailed(..) => failed_precondition ALERT_DELIVERY_STATE;
     }
     ScheduleError {
         NotFound(_) => not_found SCHEDULE_NOT_FOUND;

@@ -51,6 +51,13 @@ const ROWS: [&[&str]; 12] = [
         "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (2, 2, 'ann@acme.test', 'admin', 1)",
     ],
     &[
+        "INSERT INTO alert_org (org_id, since) VALUES (1, 1)",
+        "INSERT INTO alert_channel (id, org_id, name, kind, target, shown, secret, created_at) VALUES (1, 1, 'hook', 'webhook', 'https://a.test/', 'https://a.test', KEY, 1)",
+        "INSERT INTO alert_rule (id, org_id, name, event, threshold, zone, quiet, enabled, created_at) VALUES (1, 1, 'new', 'device.new', 0, 'UTC', '', TRUE, 1)",
+        "INSERT INTO alert_rule_channel (rule_id, channel_id) VALUES (1, 1)",
+        "INSERT INTO alert_silence (rule_id, node_id, since) VALUES (1, 1, 1)",
+    ],
+    &[
         "INSERT INTO site_block (site_id, block, org_id, outcomes, scans, answers, scanned_at) VALUES (1, 655360, 1, KEY, KEY, KEY, 1)",
         "INSERT INTO inventory_day (org_id, day, node_id, seen, added, missing) VALUES (1, 20000, 1, 3, 2, 1)",
         "UPDATE device SET missing_since = 5 WHERE id = 9",
