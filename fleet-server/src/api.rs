@@ -4,6 +4,7 @@
 mod accounts;
 mod admin;
 mod audit;
+mod details;
 mod devices;
 mod direct;
 mod enrollment;
@@ -11,6 +12,7 @@ mod gateway;
 mod keys;
 mod nodes;
 mod operators;
+mod overview;
 mod pairing;
 mod results;
 mod scans;

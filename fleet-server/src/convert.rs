@@ -462,8 +462,10 @@ pub(crate) fn device(row: DeviceRow, pairing: DevicePairing) -> fleet::Device {
         mac: facts.mac.map(|mac| mac.to_string()).unwrap_or_default(),
         first_seen: Some(timestamp(row.first_seen)),
         last_seen: Some(timestamp(row.last_seen)),
+        missing_since: row.missing_since.map(timestamp),
         evidence: facts.evidence,
         aliases: row.aliases.into_iter().map(alias).collect(),
+        labels: row.labels,
         pairing_status: pairing.status.to_string(),
         pairing_error: pairing.error,
         bound_to_fleet_node_id: match pairing.binding {

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use fleet_core::outcome;
 use fleet_store::{
-    BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError, ConfirmError,
-    CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, DeleteDevicesError,
-    DifferenceError, FetchKeyError, KEYS_OF_AN_OPERATOR, KeyError, MemberError, MoveNodeError,
-    RegisterError, RenameNodeError, ReportError, RevokeError, RunNowError, SCHEDULES_OF_AN_ORG,
-    ScheduleError, SiteError, StoreError, UnbindError, UndoError,
+    AnnotateError, BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError,
+    ConfirmError, CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError,
+    DeleteDevicesError, DifferenceError, FetchKeyError, KEYS_OF_AN_OPERATOR, KeyError, MemberError,
+    MoveNodeError, RegisterError, RenameNodeError, ReportError, RevokeError, RunNowError,
+    SCHEDULES_OF_AN_ORG, ScheduleError, SiteError, StoreError, UnbindError, UndoError,
 };
 use fleet_wire::{Code, RpcError};
 pub(crate) use plan::plan;
@@ -146,6 +146,10 @@ refusals! {
     RenameNodeError {
         NotFound(node) => not_found NODE_NOT_FOUND [node_id = node];
         NameTaken { name, .. } => failed_precondition NAME_TAKEN [value = name];
+    }
+    AnnotateError {
+        NotFound(device) => not_found DEVICE_NOT_FOUND [value = device];
+        TooMany { device, most, .. } => failed_precondition TOO_MANY_LABELS [device_id = device, limit = most];
     }
     DeleteDevicesError {
         NotFound(device) => not_found DEVICE_NOT_FOUND [value = device];

@@ -113,6 +113,13 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
         ],
     ),
     (
+        "fleet.v1.OverviewService",
+        &[
+            ("GetOverview", Operator(NodeRead)),
+            ("GetSiteMap", Operator(NodeRead)),
+        ],
+    ),
+    (
         "fleet.v1.SiteService",
         &[
             ("ListSites", Operator(NodeRead)),
@@ -141,6 +148,14 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
             ("UndoIdentityChange", Operator(NodeManage)),
             ("DeleteDevices", Operator(NodeManage)),
             ("ListRefusedDevices", Operator(NodeRead)),
+        ],
+    ),
+    (
+        "fleet.v1.DeviceDetailService",
+        &[
+            ("GetDeviceDetail", Operator(NodeRead)),
+            ("LabelDevices", Operator(NodeManage)),
+            ("SetDeviceNote", Operator(NodeManage)),
         ],
     ),
     (

@@ -7,9 +7,9 @@ use fleet_store::Store;
 use fleet_wire::{
     admin::FleetNodeAdminServer,
     fleet::{
-        AccountServer, AuditServer, DevicePairingServer, DeviceSearchServer, DeviceServer,
-        DirectServer, KeyServer, NodeConfirmationServer, NodeKeyServer, NodeServer, OperatorServer,
-        ResultServer, ScanServer, ScheduleServer, SiteServer,
+        AccountServer, AuditServer, DeviceDetailServer, DevicePairingServer, DeviceSearchServer,
+        DeviceServer, DirectServer, KeyServer, NodeConfirmationServer, NodeKeyServer, NodeServer,
+        OperatorServer, OverviewServer, ResultServer, ScanServer, ScheduleServer, SiteServer,
     },
     gateway::FleetNodeGatewayServer,
     listener::ListenerCounts,
@@ -70,8 +70,10 @@ impl Server {
             .mount(NodeConfirmationServer::from_arc(api.clone()))
             .mount(NodeServer::from_arc(api.clone()))
             .mount(DeviceSearchServer::from_arc(api.clone()))
+            .mount(OverviewServer::from_arc(api.clone()))
             .mount(SiteServer::from_arc(api.clone()))
             .mount(DeviceServer::from_arc(api.clone()))
+            .mount(DeviceDetailServer::from_arc(api.clone()))
             .mount(AuditServer::from_arc(api.clone()))
             .mount(DevicePairingServer::from_arc(api.clone()))
             .mount(AccountServer::from_arc(api.clone()))

@@ -10,13 +10,16 @@
 
 mod accounts;
 mod audit;
+mod blocks;
 mod chain;
 mod codec;
 mod commands;
 mod completion;
 mod connect;
 mod counts;
+mod days;
 mod deadlines;
+mod details;
 mod devices;
 mod direct;
 mod dispatch;
@@ -30,9 +33,11 @@ mod inserts;
 mod ledger;
 mod locked;
 mod migration;
+mod missing;
 mod nodelay;
 mod nodes;
 mod operators;
+mod overview;
 mod pairing;
 mod prelude;
 mod refused;

@@ -17,7 +17,7 @@ SCAN = "01a22a65-8f36-7b3a-83fc-a9ff3cbaad4f"
 OTHER = "01a22a65-8f36-7b3a-83fc-a9ff3cbaad50"
 WIDTHS = [1440, 390, 320]
 CHANGES = f"#/scans/{SCAN}/changes/moved"
-VIEWS = ["#/scans", "#/scans/new", f"#/scans/{SCAN}", CHANGES, "#/devices", "#/nodes", "#/nodes/enroll", "#/nodes/8/confirm", "#/sites", "#/audit", "#/people", "#/account"]
+VIEWS = ["#/", "#/scans", "#/scans/new", f"#/scans/{SCAN}", CHANGES, "#/devices", "#/devices/1", "#/nodes", "#/nodes/enroll", "#/nodes/8/confirm", "#/sites", "#/audit", "#/people", "#/account"]
 HOSTILE = "\u202eevil <img src=x onerror='window.hacked=1'> `code` ‮‭"
 """Right-to-left overrides, markup and backticks."""
 LONG_ADDRESS = "fd12:3456:789a:bcde:1234:5678:9abc:def0"
@@ -298,12 +298,13 @@ def test_relative_times_update_live(server, page):
 @pytest.mark.parametrize("view", VIEWS)
 def test_every_view_recovers_after_an_outage(server, page, view):
     server.replies["DeviceSearchService/SearchDevices"] = {"devices": [device(1)]}
+    server.replies["DeviceDetailService/GetDeviceDetail"] = {"device": device(1)}
     server.replies["NodeService/ListNodes"] = {"nodes": [node(), node(8, enrollment="awaiting_confirmation", pendingEnrollmentId="3", name="barn-3")]}
     server.replies["AuditService/ListAudit"] = {"records": [{"seq": "1", "at": ago(5), "actor": "operator", "actorName": "ops@example.org", "action": "scan.start", "subject": "node 7"}]}
     server.replies["KeyService/ListKeys"] = {"keys": [{"keyId": "1", "name": "nightly"}]}
     server.replies["SiteService/ListSites"] = {"sites": [site()]}
     content = {
-        "#/scans": "10.2.0.0/22", "#/scans/new": "barn-2", f"#/scans/{SCAN}": "10.2.0.0/22", CHANGES: "10.2.0.0/22", "#/devices": "Antminer S19", "#/nodes": "barn-2",
+        "#/": "barn", "#/scans": "10.2.0.0/22", "#/scans/new": "barn-2", f"#/scans/{SCAN}": "10.2.0.0/22", CHANGES: "10.2.0.0/22", "#/devices": "Antminer S19", "#/devices/1": "Antminer S19", "#/nodes": "barn-2",
         "#/nodes/enroll": "Create code", "#/nodes/8/confirm": "requests enrollment", "#/sites": "barn", "#/audit": "scan.start", "#/people": "nightly", "#/account": "nightly",
     }[view]
     page.open("#/account" if view != "#/account" else "#/scans")
@@ -390,6 +391,7 @@ def test_foreign_texts_are_isolated_and_never_markup(server, page):
         "ScanService/ListScans": {"scans": [scan(nodeName=HOSTILE, request={"nmap": {"target": HOSTILE}})]},
         "ScanService/GetScan": {"scan": scan(nodeName=HOSTILE, startedBy=HOSTILE, request={"nmap": {"target": HOSTILE}})},
         "DeviceSearchService/SearchDevices": {"devices": [device(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE, scheme="javascript", evidence=HOSTILE, pairingError=HOSTILE, boundToFleetNodeId="7", aliases=[alias])]},
+        "DeviceDetailService/GetDeviceDetail": {"device": device(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE, evidence=HOSTILE, labels=[HOSTILE]), "events": [{"kind": "firmware", "former": HOSTILE, "became": HOSTILE, "at": ago(5)}], "note": {"text": HOSTILE, "author": HOSTILE}},
         "DeviceService/ListRefusedDevices": {"devices": [{**device(2), "identifier": HOSTILE, "reason": HOSTILE, "remedy": "Unpair it first", "count": 3}]},
         "ScheduleService/ListSchedules": {"schedules": [schedule(name="x" * 64, missed="2", lastScanId=SCAN)]},
         "SiteService/ListSites": {"sites": [site(name=HOSTILE, excludes=[exclude(reason=HOSTILE, createdBy=HOSTILE)])]},
@@ -414,7 +416,7 @@ def test_foreign_texts_are_isolated_and_never_markup(server, page):
               if (text.includes('\\u202e') && !parent.closest('bdi') && !isolated && parent.tagName !== 'TITLE') loose.push(parent.outerHTML.slice(0, 300));
             }
             for (const element of document.querySelectorAll('[title], [aria-label]')) {
-              for (const text of [element.title, element.getAttribute('aria-label') ?? '']) {
+              for (const text of [element.title ?? '', element.getAttribute('aria-label') ?? '']) {
                 if (text.includes('\\u202e') && !text.includes('\\u2068')) loose.push(text);
               }
             }
@@ -630,7 +632,10 @@ def full(server) -> None:
         "ScanService/GetScan": {"scan": scan(request={"ipRange": {"startIp": LONG_ADDRESS, "endIp": LONG_ADDRESS}})},
         "DeviceSearchService/SearchDevices": {"devices": [device(1, **long), device(2, boundToFleetNodeId="7", pairingStatus="PAIRED")], "nextCursor": "2:"},
         "DeviceSearchService/GetDeviceFacets": {"total": "2", "models": [{"value": long["model"], "count": "1"}, {"value": "Antminer S19", "count": "1"}], "pairing": [{"value": "PAIRED", "count": "1"}, {"value": "UNPAIRED", "count": "1"}]},
+        "DeviceDetailService/GetDeviceDetail": {"device": device(1, **long, labels=["x" * 32] * 16, missingSince=ago(60)), "ports": list(range(4000, 4040)), "events": [{"kind": "address", "former": f"[{LONG_ADDRESS}]:65535", "became": f"[{LONG_ADDRESS}]:65534", "at": ago(5)}]},
         "DeviceService/ListRefusedDevices": {"devices": [{**device(2, **long), "reason": "it belongs to node 8", "remedy": "Revoke node 8", "count": 3}]},
+        "OverviewService/GetOverview": {"devices": "1234567", "newToday": "99999", "missing": "65536", "needPassword": "1234567", "nodesOffline": "64", "scansRunning": "1", "days": [{"date": "2026-03-29", "seen": "1234567"}, {"date": "2026-03-30", "added": "7"}]},
+        "OverviewService/GetSiteMap": {"blocks": [{"network": "10.255.255.0/24", "outcomes": "BAQDAgEABQY="}], "total": "1", "nextCursor": "10.255.255.0/24"},
         "AuditService/ListAudit": {"records": [{"seq": str(number), "at": ago(5), "actorName": "a.long.address@mail.example.org", "fromAddress": LONG_ADDRESS, "action": "operator.call", "subject": "fleet.v1.OperatorService/ListOperators", "refusal": "this needs the permission org:admin"} for number in range(1, 4)], "nextBefore": "1"},
         "AuditService/GetAuditHead": {"seq": "3", "hash": "qrvM3aq7zN2qu8zdqrvM3aq7zN2qu8zdqrvM3aq7zN0="},
         "KeyService/ListKeys": {"keys": [{"keyId": "1", "name": "x" * 64, "lastUsedAt": ago(50)}]},
@@ -644,6 +649,7 @@ def full(server) -> None:
 
 def test_no_view_is_wider_than_the_window_and_no_number_breaks(server, page):
     full(server)
+    server.replies["SiteService/ListSites"] = {"sites": [site(name="x" * 255)]}
     for width in WIDTHS:
         page.size(width)
         for view in VIEWS:

@@ -100,6 +100,8 @@ pub(crate) enum Format {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Show counts of devices, nodes and scans, the last 30 days, or the map of a site.
+    Overview(crate::overview::Arguments),
     /// Manage nodes and their enrollment.
     #[command(subcommand)]
     Nodes(Nodes),
@@ -613,6 +615,30 @@ pub(crate) enum Devices {
         /// Skip the confirmation.
         #[arg(long)]
         yes: bool,
+    },
+    /// Show what happened to a device, its open ports and its note.
+    History {
+        /// Id of the device.
+        device: i64,
+    },
+    /// Add or remove labels of devices, of all or none.
+    Label {
+        /// Ids of the devices, at most 256.
+        #[arg(required = true, value_name = "DEVICE")]
+        devices: Vec<i64>,
+        /// Label to add, such as rack-7; can be repeated.
+        #[arg(long, value_name = "LABEL")]
+        add: Vec<String>,
+        /// Label to remove; can be repeated.
+        #[arg(long, value_name = "LABEL", required_unless_present = "add")]
+        remove: Vec<String>,
+    },
+    /// Replace the note of a device.
+    Note {
+        /// Id of the device.
+        device: i64,
+        /// The note, at most 2,000 characters; an empty text deletes it.
+        text: String,
     },
     /// Undo a merge of two devices. Later reports do not merge them again.
     Undo {

@@ -3,6 +3,7 @@
 mod ask;
 mod audit;
 mod cli;
+mod details;
 mod devices;
 mod difference;
 mod direct;
@@ -11,6 +12,7 @@ mod keys;
 mod nodes;
 mod operators;
 mod output;
+mod overview;
 mod pair;
 mod scans;
 mod schedules;
@@ -74,6 +76,7 @@ async fn run(cli: Cli) -> Result<u8, Failure> {
     let server = Server::new(&cli)?;
     let format = cli.format();
     match cli.command {
+        Command::Overview(arguments) => overview::run(&server, format, arguments).await,
         Command::Nodes(command) => nodes::run(&server, format, command).await,
         Command::Sites(command) => sites::run(&server, format, command).await,
         Command::Scan(command) => scans::run(&server, format, command).await,

@@ -25,8 +25,8 @@ use fleet_wire::{
     admin::FleetNodeAdminClient,
     client::{CallOptions, Channel, ChannelConfig},
     fleet::{
-        AccountClient, DeviceClient, DevicePairingClient, DeviceSearchClient, DirectClient,
-        NodeClient, ResultClient, ScanClient, SiteClient,
+        AccountClient, DeviceClient, DeviceDetailClient, DevicePairingClient, DeviceSearchClient,
+        DirectClient, NodeClient, OverviewClient, ResultClient, ScanClient, SiteClient,
     },
     gateway::FleetNodeGatewayClient,
     listener::{self, Drained, ListenerConfig},
@@ -403,6 +403,14 @@ impl Operator {
 
     pub(crate) fn sites(&self) -> SiteClient {
         SiteClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn overview(&self) -> OverviewClient {
+        OverviewClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn details(&self) -> DeviceDetailClient {
+        DeviceDetailClient::new(self.channel.clone())
     }
 
     pub(crate) fn devices(&self) -> DeviceClient {

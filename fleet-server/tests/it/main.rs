@@ -22,6 +22,7 @@ mod key_fetch;
 mod matrix;
 mod metrics;
 mod names;
+mod overview;
 mod pairing;
 mod reasons;
 mod replicas;

@@ -29,15 +29,18 @@ macro_rules! entity {
 }
 
 mod chain;
+mod details;
 mod devices;
 mod direct;
 mod nodes;
 mod operators;
+mod overview;
 mod pairings;
 mod scans;
 mod schedules;
 
 pub(crate) use chain::{audit_head, audit_link};
+pub(crate) use details::{device_event, device_label, device_note};
 pub(crate) use devices::{
     binding, device, device_alias, device_sighting, identity_change, node_endpoint, refused_device,
 };
@@ -49,6 +52,7 @@ pub(crate) use nodes::{
 pub(crate) use operators::{
     audit, browser_session, operator, operator_key, operator_password, operator_source, org,
 };
+pub(crate) use overview::{inventory_day, site_block};
 pub(crate) use pairings::{
     device_credential, device_pairing, forwarded_pairing, pairing, pairing_target,
 };
@@ -68,6 +72,7 @@ mod columns {
         enrollment::{InvitationState, NodeState},
     };
     pub(super) use fleet_discovery::Scope;
+    pub(super) use fleet_inventory::EventKind;
     pub(super) use fleet_pairing::IdentityReason;
     pub(super) use sea_orm::entity::prelude::*;
 

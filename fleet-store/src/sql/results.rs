@@ -10,6 +10,7 @@ use std::{
 
 use fleet_inventory::{Later, difference};
 use load::Loaded;
+pub(super) use load::{Chunk, chunks};
 use sea_orm::sea_query::Query;
 use sha2::{Digest, Sha256};
 

@@ -42,6 +42,7 @@ impl SqlStore {
             direct_lease
             schedule schedule_run key_fetch
             device_pairing device_credential pairing pairing_target forwarded_pairing
+            site_block inventory_day device_event device_label device_note
         );
         Ok(differences)
     }

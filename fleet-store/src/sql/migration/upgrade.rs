@@ -9,7 +9,7 @@ use super::{Migrator, STEPS, Step};
 use crate::{SqlStore, StoreOptions};
 
 /// Rows that fit each schema, oldest first. A migration must keep them all. `KEY` stands for 32 bytes, `ID` for 16.
-const ROWS: [&[&str]; 9] = [
+const ROWS: [&[&str]; 11] = [
     &[
         "INSERT INTO org (id, name, created_at) VALUES (1, 'acme', 1)",
         "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (1, 1, 'ann@acme.test', 'admin', 1)",
@@ -49,6 +49,16 @@ const ROWS: [&[&str]; 9] = [
     &[
         "INSERT INTO org (id, name, created_at) VALUES (2, 'other', 1)",
         "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (2, 2, 'ann@acme.test', 'admin', 1)",
+    ],
+    &[
+        "INSERT INTO site_block (site_id, block, org_id, outcomes, scans, answers, scanned_at) VALUES (1, 655360, 1, KEY, KEY, KEY, 1)",
+        "INSERT INTO inventory_day (org_id, day, node_id, seen, added, missing) VALUES (1, 20000, 1, 3, 2, 1)",
+        "UPDATE device SET missing_since = 5 WHERE id = 9",
+    ],
+    &[
+        "INSERT INTO device_event (org_id, device_id, kind, former, became, at) VALUES (1, 9, 'firmware', '1.0', '2.0', 1)",
+        "INSERT INTO device_label (device_id, label, org_id) VALUES (9, 'rack-7', 1)",
+        "INSERT INTO device_note (device_id, org_id, text, changed_by, changed_at) VALUES (9, 1, 'loud', 1, 1)",
     ],
 ];
 

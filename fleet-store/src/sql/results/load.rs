@@ -247,7 +247,7 @@ async fn identifiers(
 }
 
 /// A chunk with what its node reported.
-pub(super) struct Chunk {
+pub(in crate::sql) struct Chunk {
     scope: Scope,
     outcomes: Option<Vec<u8>>,
     grade: Option<fleet_core::outcome::Grade>,
@@ -255,7 +255,7 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
-    pub(super) fn scanned(&self) -> ScannedChunk<'_> {
+    pub(in crate::sql) fn scanned(&self) -> ScannedChunk<'_> {
         ScannedChunk {
             facts: ChunkFacts {
                 scope: &self.scope,
@@ -275,7 +275,10 @@ struct StoredChunk {
     grade: Option<String>,
 }
 
-pub(super) async fn chunks(db: &impl ConnectionTrait, scan: ScanId) -> Result<Vec<Chunk>, DbErr> {
+pub(in crate::sql) async fn chunks(
+    db: &impl ConnectionTrait,
+    scan: ScanId,
+) -> Result<Vec<Chunk>, DbErr> {
     use chunk::Column as C;
     let rows = chunk::Entity::find()
         .select_only()
