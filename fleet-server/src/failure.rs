@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use fleet_core::outcome;
 use fleet_store::{
-    AnnotateError, BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError,
-    ConfirmError, CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError,
-    DeleteDevicesError, DifferenceError, FetchKeyError, KEYS_OF_AN_OPERATOR, KeyError, MemberError,
-    MoveNodeError, RegisterError, RenameNodeError, ReportError, RevokeError, RunNowError,
-    SCHEDULES_OF_AN_ORG, ScheduleError, SiteError, StoreError, UnbindError, UndoError,
+    ALERT_CHANNELS_OF_AN_ORG, ALERT_RULES_OF_AN_ORG, ALERTS_WAITING, AlertError, AnnotateError,
+    BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError, ConfirmError,
+    CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, DeleteDevicesError,
+    DifferenceError, FetchKeyError, KEYS_OF_AN_OPERATOR, KeyError, MemberError, MoveNodeError,
+    RegisterError, RenameNodeError, ReportError, RevokeError, RunNowError, SCHEDULES_OF_AN_ORG,
+    ScheduleError, SiteError, StoreError, UnbindError, UndoError,
 };
 use fleet_wire::{Code, RpcError};
 pub(crate) use plan::plan;
@@ -171,6 +172,16 @@ refusals! {
         NotConfirmed(node) => failed_precondition NODE_NOT_CONFIRMED [node_id = node];
         Busy(node) => resource_exhausted NODE_BUSY [node_id = node];
         QueueFull { node, most } => resource_exhausted QUEUE_FULL [node_id = node, limit = most];
+    }
+    AlertError {
+        ChannelNotFound(channel) => not_found ALERT_CHANNEL_NOT_FOUND [channel_id = channel];
+        RuleNotFound(rule) => not_found ALERT_RULE_NOT_FOUND [rule_id = rule];
+        DeliveryNotFound(delivery) => not_found ALERT_DELIVERY_NOT_FOUND [delivery_id = delivery];
+        NameTaken(name) => failed_precondition NAME_TAKEN [value = name];
+        TooManyRules => resource_exhausted TOO_MANY_ALERT_RULES [limit = ALERT_RULES_OF_AN_ORG];
+        TooManyChannels => resource_exhausted TOO_MANY_ALERT_CHANNELS [limit = ALERT_CHANNELS_OF_AN_ORG];
+        TooManyWaiting => resource_exhausted TOO_MANY_ALERTS [limit = ALERTS_WAITING];
+        NotFailed(delivery, state) => failed_precondition ALERT_DELIVERY_STATE [delivery_id = delivery, state = state];
     }
     ScheduleError {
         NotFound(schedule) => not_found SCHEDULE_NOT_FOUND [schedule_id = schedule];

@@ -3,6 +3,7 @@
 
 mod access;
 mod accounts;
+mod alerts;
 mod audit;
 mod bad_reports;
 mod bystanders;

@@ -1,7 +1,7 @@
 //! Reading the results of two scans for `fleet_inventory::difference`. Results are written with each report, see
 //! `report.rs`.
 
-mod load;
+pub(super) mod load;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
