@@ -54,7 +54,7 @@ pub use plan::{
     PlannedShare, check_participants, plan, plan_at_site, plan_over, warnings,
 };
 pub use ports::{PortsError, parse_ports};
-pub use request::{Mode, ScanRequest, Tally};
+pub use request::{Mode, ScanRequest, Tally, is_explicit};
 pub use scope::{InvalidScope, PinError, Pinned, Scope, ScopeKind, pinnable};
 pub use service::{IP_REPORTS, InvalidServiceType, Listening, ListeningError, ServiceType};
 pub use shares::{Candidate, Coverage, coverage};

@@ -74,6 +74,8 @@ fn checked_target(app: &App, wanted: Wanted) -> Result<(AlertTarget, String), Rp
         Wanted::Webhook(text) => {
             let url = text.parse::<PostUrl>().map_err(|error| {
                 RpcError::invalid_argument(format!("webhook_url is refused: {error}"))
+                    .with_reason("INVALID_FIELD")
+                    .with_fact("field", "webhook_url")
             })?;
             let key = app.environment.random();
             Ok((AlertTarget::Webhook { url: text, key }, url.to_string()))
@@ -143,8 +145,11 @@ pub(crate) async fn save_rule(
     };
     let attempt = call.attempt(action, subject);
     let saved = async {
-        let rule = AlertRule::parse(&wanted.text)
-            .map_err(|error| RpcError::invalid_argument(error.to_string()))?;
+        let rule = AlertRule::parse(&wanted.text).map_err(|error| {
+            RpcError::invalid_argument(error.to_string())
+                .with_reason("INVALID_FIELD")
+                .with_fact("field", "rule")
+        })?;
         let mut channels = wanted.channels;
         channels.sort_unstable();
         channels.dedup();

@@ -255,6 +255,7 @@ mod tests {
                     request: ChunkCommand::List(vec!["10.0.0.1".to_owned()]),
                     ports: Vec::new(),
                     rate: 0,
+                    is_explicit: true,
                     deadline: now.plus(limits::COMMAND_DEADLINE),
                 })
             })

@@ -216,7 +216,7 @@ pub(crate) async fn rescan(
         for part in addresses.chunks(ADDRESSES) {
             let list = IpListModeRequest {
                 ip_addresses: part.to_vec(),
-                ports: Vec::new(),
+                ..IpListModeRequest::default()
             };
             let request = DiscoverRequest {
                 mode: Some(Mode::IpList(list)),
@@ -272,6 +272,8 @@ pub(crate) fn request(mut what: Targets) -> Result<DiscoverRequest, Failure> {
         _ => Mode::IpList(IpListModeRequest {
             ip_addresses: what.targets,
             ports,
+            // Only the server sets it, for nodes.
+            explicit: false,
         }),
     };
     Ok(DiscoverRequest {

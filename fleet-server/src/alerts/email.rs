@@ -24,6 +24,9 @@ pub(super) fn check(address: &str) -> Result<(), RpcError> {
     address.parse::<Address>().map(drop).map_err(|error| {
         let shown = convert::printable(address, 64);
         RpcError::invalid_argument(format!("email `{shown}` is refused: {error}"))
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", "email")
+            .with_fact("value", shown)
     })
 }
 

@@ -40,7 +40,9 @@ impl AlertService for Api {
             _ => {
                 return Err(RpcError::invalid_argument(
                     "a channel has one receiver: set either webhook_url or email",
-                ));
+                )
+                .with_reason("INVALID_FIELD")
+                .with_fact("field", "webhook_url"));
             }
         };
         let created = alerts::create_channel(&self.app, &call, request.name, wanted);

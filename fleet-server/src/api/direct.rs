@@ -61,7 +61,9 @@ fn at_own_rate(request: ScanRequest) -> Result<ScanRequest, RpcError> {
         return Err(RpcError::invalid_argument(format!(
             "max_rate is {}: scans of the server's own network have the rate of the server; leave it unset",
             request.rate
-        )));
+        ))
+        .with_reason("INVALID_FIELD")
+        .with_fact("field", "max_rate"));
     }
     Ok(request)
 }

@@ -354,6 +354,8 @@ impl Filters {
                         RpcError::invalid_argument(
                             "search: it is not text in UTF-8 with percent-encoding",
                         )
+                        .with_reason("INVALID_FIELD")
+                        .with_fact("field", "search")
                     })?;
                 }
                 Some(_) | None => {
@@ -365,7 +367,9 @@ impl Filters {
                     return Err(RpcError::invalid_argument(format!(
                         "`{}` is not a filter: {known}",
                         convert::printable(pair, 64)
-                    )));
+                    ))
+                    .with_reason("INVALID_FIELD")
+                    .with_fact("field", convert::printable(pair, 64)));
                 }
             }
         }
@@ -399,7 +403,7 @@ fn unknown(file: &str) -> RpcError {
     RpcError::not_found(format!(
         "there is no export `{}`: the exports are devices and scans, each as .csv, .json or .ndjson",
         convert::printable(file, 64)
-    ))
+    )).with_reason("EXPORT_NOT_FOUND").with_fact("value", convert::printable(file, 64))
 }
 
 #[cfg(test)]

@@ -486,6 +486,7 @@ pub(crate) fn list(addresses: &[&str], ports: &[&str]) -> DiscoverRequest {
     request_of(Mode::IpList(pairing::IpListModeRequest {
         ip_addresses: owned(addresses),
         ports: owned(ports),
+        explicit: false,
     }))
 }
 

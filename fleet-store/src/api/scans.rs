@@ -185,6 +185,8 @@ pub struct IssuedCommand {
     pub ports: Vec<Port>,
     /// The most probes per second; 0 for the rate of the node.
     pub rate: u32,
+    /// Whether the operator gave each address of the scan, in contrast to a network.
+    pub is_explicit: bool,
     /// When the server stops waiting.
     pub deadline: Timestamp,
 }
