@@ -143,6 +143,7 @@ const PAIRING: [(&str, PairingStatus); 6] = [
     ("unpaired", PairingStatus::Unpaired),
     ("paired", PairingStatus::Paired),
     ("default-password", PairingStatus::DefaultPassword),
+    ("open", PairingStatus::Open),
     ("password", PairingStatus::AuthenticationNeeded),
     ("pending", PairingStatus::Pending),
     ("failed", PairingStatus::Failed),

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::{
     dial::Dialer,
     driver::{Answer, Driver, DriverError, DriverSet},
-    fingerprint::KnownLogin,
+    fingerprint::{Fingerprints, KnownLogin, LoginRule},
     guard::Guard,
     job::ScanOptions,
     login::{self, Authenticated, DefaultPassword, Login, LoginBudget},
@@ -68,6 +68,9 @@ impl PairReport {
     }
 }
 
+/// The limit of default credentials that one request tries at a device. Makes have at most two.
+const MOST_DEFAULTS: usize = 3;
+
 /// Decides whether a text is another name of a device's make.
 type IsMake = dyn Fn(&DeviceFacts, &str) -> bool + Send + Sync;
 
@@ -118,16 +121,81 @@ impl Pairer {
         Self { budget, ..self }
     }
 
+    /// Tries a login at one device, and if it is refused or absent and `try_defaults` is set, the default credentials of
+    /// the device's make, each once. Returns the credentials that the device accepted, if there are any. Cancel-safe
+    /// like [`pair`](Self::pair).
+    pub async fn pair_or_default(
+        &self,
+        target: &PairableDevice,
+        login: Option<&Login>,
+        try_defaults: bool,
+    ) -> (PairReport, Option<Login>) {
+        let mut defaults = Vec::new();
+        let first = self.pair_once(target, login, &mut defaults).await;
+        let worked = |report: &PairReport, login: &Login| {
+            (report.outcome == PairOutcome::Paired && !report.open).then(|| login.clone())
+        };
+        let wants = matches!(
+            first.outcome,
+            PairOutcome::AuthFailed | PairOutcome::AuthNeeded
+        );
+        if !try_defaults || !wants {
+            let login = login.and_then(|login| worked(&first, login));
+            return (first, login);
+        }
+        defaults.retain(|default| login.is_none_or(|given| !given.is_same(default)));
+        defaults.truncate(MOST_DEFAULTS);
+        if defaults.is_empty() {
+            let why = format!("{}; no further default password is known", first.error);
+            return (PairReport::of(first.outcome, why), None);
+        }
+        let mut refused = 0;
+        for default in &defaults {
+            let report = self.pair_once(target, Some(default), &mut Vec::new()).await;
+            match report.outcome {
+                PairOutcome::AuthFailed => refused += 1,
+                PairOutcome::Paired => {
+                    let login = worked(&report, default);
+                    return (report, login);
+                }
+                // Any further attempt would end like this one.
+                PairOutcome::AuthNeeded | PairOutcome::Error => {
+                    let why = format!(
+                        "{}; default passwords: {refused} refused, then: {}",
+                        first.error, report.error
+                    );
+                    return (PairReport::of(first.outcome, why), None);
+                }
+            }
+        }
+        let why = format!("the device refused {refused} default passwords");
+        let why = match login {
+            Some(_) => format!("{}; {why}", first.error),
+            None => why,
+        };
+        (PairReport::of(PairOutcome::AuthFailed, why), None)
+    }
+
     /// Tries a login at one device. Without a login, checks whether the device requires one. Cancel-safe: dropping the
     /// future closes connections and sends nothing more.
     pub async fn pair(&self, target: &PairableDevice, login: Option<&Login>) -> PairReport {
+        self.pair_once(target, login, &mut Vec::new()).await
+    }
+
+    /// Tries a login at one device, and returns the default credentials of its make in `defaults`.
+    async fn pair_once(
+        &self,
+        target: &PairableDevice,
+        login: Option<&Login>,
+        defaults: &mut Vec<Login>,
+    ) -> PairReport {
         let device = target.endpoint.ip;
         if login.is_some()
             && let Err(why) = self.budget.take(device, Instant::now())
         {
             return PairReport::failed(why);
         }
-        let report = match timeout(PATIENCE, self.attempt(target, login)).await {
+        let report = match timeout(PATIENCE, self.attempt(target, login, defaults)).await {
             Ok(Ok(report)) => report,
             Ok(Err(error)) => PairReport::failed(error.to_string()),
             // The device may have received the password and refuse it later.
@@ -143,6 +211,7 @@ impl Pairer {
         &self,
         target: &PairableDevice,
         login: Option<&Login>,
+        defaults: &mut Vec<Login>,
     ) -> Result<PairReport, DriverError> {
         let owner = self
             .drivers
@@ -161,6 +230,10 @@ impl Pairer {
         });
         if let Err(why) = same {
             return Ok(PairReport::failed(why));
+        }
+        let rules = self.drivers.all().find_map(|driver| driver.fingerprints());
+        if let Some(known) = rules.and_then(|rules| rules.login(rule.as_deref()?)) {
+            *defaults = known.default_logins();
         }
         let result = self
             .authenticate(target.endpoint, &device, rule.as_deref(), login)
@@ -197,14 +270,7 @@ impl Pairer {
         if let (Some(rules), Some(rule)) = (rules, rule)
             && let Some(known) = rules.login(rule)
         {
-            // These two methods send nothing.
-            if matches!(known.kind, KnownLogin::Open | KnownLogin::Unprovable) {
-                let mut probe = Probe::unconnected(&self.dialer, endpoint, &self.options);
-                return login::by_rule(&mut probe, rules, rule, known, login).await;
-            }
-            let port = self.web_port(endpoint.port);
-            let mut probe = self.open(Endpoint { port, ..endpoint }).await?;
-            return login::by_rule(&mut probe, rules, rule, known, login).await;
+            return self.by_rule(endpoint, rules, rule, known, login).await;
         }
         let door = self
             .drivers
@@ -217,21 +283,67 @@ impl Pairer {
         driver.authenticate(&mut probe, device, login).await
     }
 
-    /// The port of the device's web server: the port where the device was identified, unless an API's driver claims it.
-    fn web_port(&self, at: Port) -> Port {
-        let claims = |name: &'static str| {
-            let drivers = self
-                .drivers
-                .all()
-                .filter(move |driver| driver.name() == name);
-            drivers.flat_map(|driver| driver.default_ports())
+    async fn by_rule(
+        &self,
+        endpoint: Endpoint,
+        rules: &Fingerprints,
+        rule: &str,
+        known: &LoginRule,
+        login: Option<&Login>,
+    ) -> Result<Authenticated, DriverError> {
+        let port = match &known.kind {
+            // These two methods send nothing.
+            KnownLogin::Open | KnownLogin::Unprovable => {
+                let mut probe = Probe::unconnected(&self.dialer, endpoint, &self.options);
+                return login::by_rule(&mut probe, rules, rule, known, login).await;
+            }
+            KnownLogin::Digest(_) | KnownLogin::Token(_) => {
+                self.web_port(endpoint.port, known.port)
+            }
+            KnownLogin::Encrypted(_) => self.api_port(endpoint.port),
         };
-        let is_api = ["cgminer", "epic", "whatsminer", "https"]
-            .into_iter()
-            .flat_map(claims)
-            .any(|port| port == at);
-        let web = claims("http").next().filter(|_| is_api);
-        web.unwrap_or(at)
+        let opened = self.open(Endpoint { port, ..endpoint }).await;
+        let mut probe = match (opened, &known.kind) {
+            // A device with only API 3 has no port of API 2.
+            (Err(DriverError::Broken(_) | DriverError::Silence), KnownLogin::Encrypted(_))
+                if port != endpoint.port =>
+            {
+                return Ok(Authenticated::Unprovable);
+            }
+            (opened, _) => opened?,
+        };
+        login::by_rule(&mut probe, rules, rule, known, login).await
+    }
+
+    /// Whether one of these drivers has a port as its own.
+    fn claims(&self, drivers: &[&str], port: Port) -> bool {
+        let mut named = self
+            .drivers
+            .all()
+            .filter(|driver| drivers.contains(&driver.name()));
+        named.any(|driver| driver.default_ports().contains(&port))
+    }
+
+    /// The first own port of a driver.
+    fn own_port(&self, name: &str) -> Option<Port> {
+        let driver = self.drivers.all().find(|driver| driver.name() == name)?;
+        driver.default_ports().first().copied()
+    }
+
+    /// The port of the device's web server: the port where the device was identified, unless it is that of an API. The
+    /// rule can name another port, which counts unless the device was identified at a port that no driver claims.
+    fn web_port(&self, at: Port, of_rule: Option<Port>) -> Port {
+        let is_api = self.claims(&["cgminer", "epic", "whatsminer", "https"], at);
+        let is_usual = is_api || self.claims(&["http"], at);
+        let web = self.own_port("http").filter(|_| is_api);
+        of_rule.filter(|_| is_usual).or(web).unwrap_or(at)
+    }
+
+    /// The port of the CGMiner API: the port where the device was identified, unless it is that of another driver.
+    fn api_port(&self, at: Port) -> Port {
+        let is_other = self.claims(&["whatsminer", "http", "https"], at);
+        let api = self.own_port("cgminer").filter(|_| is_other);
+        api.unwrap_or(at)
     }
 
     /// Pairs a device through its external driver. The driver identifies the device again, at the known endpoint or at
@@ -353,7 +465,7 @@ fn report(result: Authenticated) -> PairReport {
             ..PairReport::of(PairOutcome::Paired, "")
         },
         Authenticated::Unprovable => PairReport::failed(
-            "no read-only request proves a password at such devices; the password was not sent",
+            "no read-only request proves a password at this device; no password is stored",
         ),
         Authenticated::Unsupported => {
             PairReport::failed("this node has no way to log in to such devices")

@@ -165,13 +165,13 @@ pub(super) fn is_read_path(path: &str) -> bool {
 }
 
 /// Whether a POST is a GraphQL query. The GraphQL specification defines queries as read-only.
-fn is_query(post: &str) -> bool {
+pub(super) fn is_query(post: &str) -> bool {
     let Some((path, body)) = post.split_once(' ') else {
         return false;
     };
     let query = serde_json::from_str::<serde_json::Value>(body).ok();
     let query = query.as_ref().and_then(|body| body.get("query")?.as_str());
-    path == "/graphql" && query.is_some_and(|query| query.starts_with('{'))
+    matches!(path, "/graphql" | "/api/graphql") && query.is_some_and(|query| query.starts_with('{'))
 }
 
 impl fmt::Display for Request {
