@@ -18,8 +18,9 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::{
-    driver::DriverError,
-    fingerprint::{Fingerprints, JsonPath, KnownLogin, LoginRule, Shown, mac},
+    conversation,
+    driver::{Answer, DriverError},
+    fingerprint::{Fingerprints, JsonPath, KnownLogin, LoginRule, Protocol, Shown, mac},
     http::Response,
     probe::Probe,
     text,
@@ -104,7 +105,11 @@ pub enum Authenticated {
     Unprovable,
 }
 
-/// Tries a login by the rule that identified a device.
+/// Checks the identity that a device shows before anything is sent to it. The error is the reason.
+pub(crate) type IsExpected<'a> = dyn Fn(&DeviceFacts, Protocol) -> Result<(), String> + Sync + 'a;
+
+/// Tries a login by the rule that identified a device. A device that is identified again at another port must be the
+/// expected one there too.
 ///
 /// # Errors
 /// [`DriverError`] if the reply violates the protocol or is missing.
@@ -114,14 +119,17 @@ pub(crate) async fn by_rule(
     name: &str,
     known: &LoginRule,
     login: Option<&Login>,
+    is_expected: &IsExpected<'_>,
 ) -> Result<Authenticated, DriverError> {
     match &known.kind {
         KnownLogin::Open => Ok(Authenticated::Open),
         KnownLogin::Unprovable => Ok(Authenticated::Unprovable),
         KnownLogin::Digest(digest) => digest::authenticate(probe, known, digest, login).await,
-        KnownLogin::Token(_) => token::authenticate(probe, rules, name, known, login).await,
+        KnownLogin::Token(_) => {
+            token::authenticate(probe, rules, name, known, login, is_expected).await
+        }
         KnownLogin::Encrypted(command) => {
-            whatsminer::authenticate(probe, rules, name, known, command, login).await
+            whatsminer::authenticate(probe, rules, name, known, (command, login), is_expected).await
         }
     }
 }
@@ -173,6 +181,34 @@ fn json_of(response: &Response) -> Result<Value, DriverError> {
     serde_json::from_slice(&response.body).map_err(|error| {
         DriverError::Protocol(format!("the answer behind the login is not JSON: {error}"))
     })
+}
+
+/// Identifies the device at the port of its login again. It must be of the same make, and the expected one.
+async fn identify(
+    probe: &mut Probe<'_>,
+    rules: &Fingerprints,
+    name: &str,
+    protocol: Protocol,
+    is_expected: &IsExpected<'_>,
+) -> Result<(), DriverError> {
+    let answer = conversation::identify(probe, rules, protocol).await?;
+    let Answer::Named(device) = answer else {
+        return Err(not_such(protocol));
+    };
+    if probe.rule() != Some(name) {
+        return Err(not_such(protocol));
+    }
+    is_expected(&device, protocol).map_err(DriverError::Protocol)
+}
+
+fn not_such(protocol: Protocol) -> DriverError {
+    let server = match protocol {
+        Protocol::Http => "web server",
+        Protocol::Cgminer | Protocol::Epic | Protocol::Whatsminer => "API",
+    };
+    DriverError::Protocol(format!(
+        "the {server} is not that of such a device: nothing was sent to it"
+    ))
 }
 
 fn whole(response: Option<Response>) -> Result<Response, DriverError> {

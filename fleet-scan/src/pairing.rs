@@ -3,22 +3,30 @@
 //! [`Pairer::pair`] first identifies the device again, without a login. It sends password-derived data only if the
 //! answer agrees with the facts from the server. The guard checks every connection.
 
+mod identity;
+mod method;
+
 use std::{
     fmt,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use fleet_core::{DeviceFacts, Endpoint, PairOutcome, Port};
-use tokio::time::timeout;
+use fleet_core::{DeviceFacts, Endpoint, Mac, PairOutcome};
+use identity::{
+    has_the_same_make, is_proven_behind_login, is_the_same, is_the_same_device, withholds_nothing,
+};
+use tokio::{task::spawn_blocking, time::timeout};
 
 use crate::{
     dial::Dialer,
     driver::{Answer, Driver, DriverError, DriverSet},
-    fingerprint::{Fingerprints, KnownLogin, LoginRule},
+    engine,
+    fingerprint::{Protocol, ShownIdentity},
     guard::Guard,
     job::ScanOptions,
-    login::{self, Authenticated, DefaultPassword, Login, LoginBudget},
+    login::{Authenticated, DefaultPassword, Login, LoginBudget},
     probe::Probe,
     text,
 };
@@ -33,7 +41,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct PairableDevice {
     /// The endpoint where it was found.
     pub endpoint: Endpoint,
-    /// The known facts. The driver must be equal. Maker, MAC and serial must not differ if both sides know them.
+    /// The known facts. The driver must be equal. Maker, MAC and serial must not differ if both sides know them. A known
+    /// MAC or serial must not be withheld by a device whose make shows it.
     pub facts: DeviceFacts,
 }
 
@@ -74,6 +83,9 @@ const MOST_DEFAULTS: usize = 3;
 /// Decides whether a text is another name of a device's make.
 type IsMake = dyn Fn(&DeviceFacts, &str) -> bool + Send + Sync;
 
+/// Looks up the hardware address of a host on a link of this machine.
+type Neighbors = dyn Fn(IpAddr) -> Option<Mac> + Send + Sync;
+
 /// Tries logins at devices. Clones share rate limit and guard.
 #[derive(Clone)]
 pub struct Pairer {
@@ -82,6 +94,7 @@ pub struct Pairer {
     dialer: Arc<Dialer>,
     budget: LoginBudget,
     is_make: Arc<IsMake>,
+    neighbors: Arc<Neighbors>,
 }
 
 impl fmt::Debug for Pairer {
@@ -100,6 +113,19 @@ impl Pairer {
             dialer,
             budget: LoginBudget::default(),
             is_make: Arc::new(|_, _| false),
+            neighbors: Arc::new(neighbor),
+        }
+    }
+
+    /// Looks up hardware addresses with this function instead of the kernel's neighbor table. It may block.
+    #[must_use]
+    pub fn with_neighbors(
+        self,
+        neighbors: impl Fn(IpAddr) -> Option<Mac> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            neighbors: Arc::new(neighbors),
+            ..self
         }
     }
 
@@ -232,20 +258,52 @@ impl Pairer {
             return Ok(PairReport::failed(why));
         }
         let rules = self.drivers.all().find_map(|driver| driver.fingerprints());
-        if let Some(known) = rules.and_then(|rules| rules.login(rule.as_deref()?)) {
+        let rule = rule
+            .as_ref()
+            .map(|(name, protocol)| (name.as_str(), *protocol));
+        if let Some(known) = rules.and_then(|rules| rules.login(rule?.0)) {
             *defaults = known.default_logins();
         }
+        let shows = |protocol| {
+            rules
+                .zip(rule)
+                .map(|(rules, (name, _))| rules.shows(name, protocol))
+        };
+        let shown = rule
+            .and_then(|(_, protocol)| shows(protocol))
+            .unwrap_or_default();
+        let neighbor = self.neighbor_of(target, &device).await;
+        if login.is_some()
+            && let Err(why) = withholds_nothing(&target.facts, &device, neighbor, shown)
+        {
+            return Ok(PairReport::failed(format!("{why}: no password was sent")));
+        }
+        // The login can be at another port, where another device may answer behind the same address.
+        let is_expected = |there: &DeviceFacts, protocol: Protocol| {
+            is_the_same_device(&target.facts, there)?;
+            is_the_same_device(&device, there)?;
+            if login.is_none() {
+                return Ok(());
+            }
+            let shown = shows(protocol).unwrap_or_default();
+            withholds_nothing(&target.facts, there, neighbor, shown)
+        };
+        let name = rule.map(|(name, _)| name);
         let result = self
-            .authenticate(target.endpoint, &device, rule.as_deref(), login)
+            .authenticate(target.endpoint, &device, name, login, &is_expected)
             .await?;
-        if let Authenticated::Accepted { device: shown, .. } = &result {
+        if let Authenticated::Accepted { device: behind, .. } = &result {
             // The identity after the login must match the requested device.
-            let same = is_the_same_device(&target.facts, shown);
+            let same = is_the_same_device(&target.facts, behind);
             // Compared with both, because either may lack a MAC or a serial.
-            if same.and(is_the_same_device(&device, shown)).is_err() {
+            if same.and(is_the_same_device(&device, behind)).is_err() {
                 return Ok(PairReport::failed(
                     "another device answers behind the login: its MAC or serial differs; scan again",
                 ));
+            }
+            let proven = is_proven_behind_login(&target.facts, &device, neighbor, behind, shown);
+            if let Err(why) = proven {
+                return Ok(PairReport::failed(why));
             }
         }
         if result == Authenticated::Open {
@@ -258,92 +316,15 @@ impl Pairer {
         Ok(report(result))
     }
 
-    /// Tries the login that the rule defines. Without one, uses the driver's login.
-    async fn authenticate(
-        &self,
-        endpoint: Endpoint,
-        device: &DeviceFacts,
-        rule: Option<&str>,
-        login: Option<&Login>,
-    ) -> Result<Authenticated, DriverError> {
-        let rules = self.drivers.all().find_map(|driver| driver.fingerprints());
-        if let (Some(rules), Some(rule)) = (rules, rule)
-            && let Some(known) = rules.login(rule)
-        {
-            return self.by_rule(endpoint, rules, rule, known, login).await;
+    /// The hardware address of a target whose known MAC the device does not show itself. None where it is not on a link
+    /// of this machine.
+    async fn neighbor_of(&self, target: &PairableDevice, device: &DeviceFacts) -> Option<Mac> {
+        if target.facts.mac.is_none() || device.mac.is_some() {
+            return None;
         }
-        let door = self
-            .drivers
-            .all()
-            .find_map(|driver| Some((driver, driver.login_port(device, endpoint.port)?)));
-        let Some((driver, port)) = door else {
-            return Ok(Authenticated::Unsupported);
-        };
-        let mut probe = self.open(Endpoint { port, ..endpoint }).await?;
-        driver.authenticate(&mut probe, device, login).await
-    }
-
-    async fn by_rule(
-        &self,
-        endpoint: Endpoint,
-        rules: &Fingerprints,
-        rule: &str,
-        known: &LoginRule,
-        login: Option<&Login>,
-    ) -> Result<Authenticated, DriverError> {
-        let port = match &known.kind {
-            // These two methods send nothing.
-            KnownLogin::Open | KnownLogin::Unprovable => {
-                let mut probe = Probe::unconnected(&self.dialer, endpoint, &self.options);
-                return login::by_rule(&mut probe, rules, rule, known, login).await;
-            }
-            KnownLogin::Digest(_) | KnownLogin::Token(_) => {
-                self.web_port(endpoint.port, known.port)
-            }
-            KnownLogin::Encrypted(_) => self.api_port(endpoint.port),
-        };
-        let opened = self.open(Endpoint { port, ..endpoint }).await;
-        let mut probe = match (opened, &known.kind) {
-            // A device with only API 3 has no port of API 2.
-            (Err(DriverError::Broken(_) | DriverError::Silence), KnownLogin::Encrypted(_))
-                if port != endpoint.port =>
-            {
-                return Ok(Authenticated::Unprovable);
-            }
-            (opened, _) => opened?,
-        };
-        login::by_rule(&mut probe, rules, rule, known, login).await
-    }
-
-    /// Whether one of these drivers has a port as its own.
-    fn claims(&self, drivers: &[&str], port: Port) -> bool {
-        let mut named = self
-            .drivers
-            .all()
-            .filter(|driver| drivers.contains(&driver.name()));
-        named.any(|driver| driver.default_ports().contains(&port))
-    }
-
-    /// The first own port of a driver.
-    fn own_port(&self, name: &str) -> Option<Port> {
-        let driver = self.drivers.all().find(|driver| driver.name() == name)?;
-        driver.default_ports().first().copied()
-    }
-
-    /// The port of the device's web server: the port where the device was identified, unless it is that of an API. The
-    /// rule can name another port, which counts unless the device was identified at a port that no driver claims.
-    fn web_port(&self, at: Port, of_rule: Option<Port>) -> Port {
-        let is_api = self.claims(&["cgminer", "epic", "whatsminer", "https"], at);
-        let is_usual = is_api || self.claims(&["http"], at);
-        let web = self.own_port("http").filter(|_| is_api);
-        of_rule.filter(|_| is_usual).or(web).unwrap_or(at)
-    }
-
-    /// The port of the CGMiner API: the port where the device was identified, unless it is that of another driver.
-    fn api_port(&self, at: Port) -> Port {
-        let is_other = self.claims(&["whatsminer", "http", "https"], at);
-        let api = self.own_port("cgminer").filter(|_| is_other);
-        api.unwrap_or(at)
+        let (neighbors, ip) = (Arc::clone(&self.neighbors), target.endpoint.ip);
+        // The kernel may take half a second to answer.
+        spawn_blocking(move || neighbors(ip)).await.ok().flatten()
     }
 
     /// Pairs a device through its external driver. The driver identifies the device again, at the known endpoint or at
@@ -376,7 +357,13 @@ impl Pairer {
             };
             match owner.identify(&mut probe).await {
                 Ok(Answer::Named(device)) => {
-                    if let Err(why) = is_the_same(&target.facts, &device) {
+                    let same = is_the_same(&target.facts, &device);
+                    // A driver without rules may show nothing before a login. Its link still does.
+                    let neighbor = self.neighbor_of(target, &device).await;
+                    let shown = ShownIdentity::default();
+                    let checked = same
+                        .and_then(|()| withholds_nothing(&target.facts, &device, neighbor, shown));
+                    if let Err(why) = checked {
                         return Ok(PairReport::failed(why));
                     }
                     let result = owner.authenticate(&mut probe, &device, login).await?;
@@ -400,13 +387,13 @@ impl Pairer {
     async fn identify(
         &self,
         endpoint: Endpoint,
-    ) -> Result<Option<(DeviceFacts, Option<String>)>, DriverError> {
+    ) -> Result<Option<(DeviceFacts, Option<(String, Protocol)>)>, DriverError> {
         let mut probe = self.open(endpoint).await?;
         let mut failed = None;
         for driver in self.drivers.at(endpoint.port) {
             match driver.identify(&mut probe).await {
                 Ok(Answer::Named(device)) => {
-                    return Ok(Some((*device, probe.rule().map(str::to_owned))));
+                    return Ok(Some((*device, probe.identification())));
                 }
                 Ok(Answer::Unidentified { .. }) => {
                     // The device speaks this protocol, so the failure of an earlier driver explains
@@ -428,7 +415,7 @@ impl Pairer {
                 .map_err(DriverError::Forbidden)?;
             match driver.identify(&mut probe).await {
                 Ok(Answer::Named(device)) => {
-                    return Ok(Some((*device, probe.rule().map(str::to_owned))));
+                    return Ok(Some((*device, probe.identification())));
                 }
                 Ok(Answer::Unidentified { .. } | Answer::Foreign) => {}
                 Err(error) => failed = Some(error),
@@ -441,6 +428,14 @@ impl Pairer {
         let stream = self.dialer.open(endpoint).await?;
         Ok(Probe::new(&self.dialer, endpoint, stream, &self.options))
     }
+}
+
+/// The kernel's neighbor table. A connection to the device was opened just before, so it has an entry for it.
+fn neighbor(ip: IpAddr) -> Option<Mac> {
+    engine::neighbor(ip).unwrap_or_else(|error| {
+        tracing::debug!(%error, "the neighbor table cannot be read");
+        None
+    })
 }
 
 /// Converts the result of a login into a report.
@@ -470,131 +465,5 @@ fn report(result: Authenticated) -> PairReport {
         Authenticated::Unsupported => {
             PairReport::failed("this node has no way to log in to such devices")
         }
-    }
-}
-
-/// Checks that the device is the one that the server requested: same driver, and same MAC or serial if both sides know
-/// it.
-fn is_the_same(target: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
-    if device.driver != target.driver {
-        return Err(another("driver", &device.driver, &target.driver));
-    }
-    is_the_same_device(target, device)
-}
-
-/// Checks that MAC and serial are equal if both sides know them.
-fn is_the_same_device(known: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
-    if let (Some(now), Some(known)) = (device.mac, known.mac)
-        && now != known
-    {
-        return Err(another("MAC", &now.to_string(), &known.to_string()));
-    }
-    if let (Some(now), Some(known)) = (&device.serial, &known.serial)
-        && now != known
-    {
-        return Err(another("serial", now.as_str(), known.as_str()));
-    }
-    Ok(())
-}
-
-/// Checks the make if neither MAC nor serial proves the identity. Not for external drivers, because two drivers may
-/// spell one make differently.
-fn has_the_same_make(target: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
-    // `is_the_same` has compared these values.
-    let is_proven = device.mac.and(target.mac).is_some()
-        || (device.serial.is_some() && target.serial.is_some());
-    let (now, known) = (device.manufacturer.trim(), target.manufacturer.trim());
-    if is_proven || known.is_empty() || now.eq_ignore_ascii_case(known) {
-        return Ok(());
-    }
-    Err(another("make", now, known))
-}
-
-fn another(what: &str, now: &str, known: &str) -> String {
-    format!(
-        "another device answers there now ({what} {}, not {}): nothing was sent to it; scan again",
-        text::field(now),
-        text::field(known)
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use fleet_core::Serial;
-
-    use super::*;
-
-    fn target() -> DeviceFacts {
-        DeviceFacts {
-            driver: "antminer".to_owned(),
-            manufacturer: "Bitmain".to_owned(),
-            mac: "02:00:5E:00:00:01".parse().ok(),
-            serial: Serial::new("A1"),
-            ..DeviceFacts::default()
-        }
-    }
-
-    fn device() -> DeviceFacts {
-        DeviceFacts {
-            driver: "antminer".to_owned(),
-            manufacturer: "bitmain".to_owned(),
-            ..DeviceFacts::default()
-        }
-    }
-
-    #[test]
-    fn only_named_devices_are_given_credentials() {
-        assert_eq!(is_the_same(&target(), &device()), Ok(()));
-        let same = DeviceFacts {
-            mac: target().mac,
-            serial: target().serial,
-            ..device()
-        };
-        assert_eq!(is_the_same(&target(), &same), Ok(()));
-        for (other, named) in [
-            (
-                DeviceFacts {
-                    driver: "asicrs".to_owned(),
-                    ..device()
-                },
-                "asicrs",
-            ),
-            (
-                DeviceFacts {
-                    mac: "02:00:5E:00:00:02".parse().ok(),
-                    ..device()
-                },
-                "02:00:5E:00:00:02",
-            ),
-            (
-                DeviceFacts {
-                    serial: Serial::new("B2"),
-                    ..device()
-                },
-                "B2",
-            ),
-        ] {
-            let why = is_the_same(&target(), &other).expect_err(named);
-            assert!(why.contains(named) && why.contains("scan again"), "{why}");
-        }
-    }
-
-    #[test]
-    fn the_make_counts_only_where_no_mac_or_serial_proves_the_identity() {
-        let other = DeviceFacts {
-            manufacturer: "MicroBT".to_owned(),
-            ..device()
-        };
-        let why = has_the_same_make(&target(), &other).expect_err("another make");
-        assert!(
-            why.contains("MicroBT") && why.contains("nothing was sent"),
-            "{why}"
-        );
-        assert_eq!(has_the_same_make(&target(), &device()), Ok(()));
-        let proven = DeviceFacts {
-            serial: target().serial,
-            ..other
-        };
-        assert_eq!(has_the_same_make(&target(), &proven), Ok(()));
     }
 }

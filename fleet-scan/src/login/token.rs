@@ -12,7 +12,9 @@ use crate::{
     driver::{Answer, DriverError},
     fingerprint::{Fingerprints, LoginRule, Protocol, Shown, TokenRule},
     http::{self, Outgoing, Response},
-    login::{Authenticated, DefaultPassword, Login, accepted, json_of, whole},
+    login::{
+        Authenticated, DefaultPassword, IsExpected, Login, accepted, identify, json_of, whole,
+    },
     probe::Probe,
 };
 
@@ -23,14 +25,11 @@ pub(super) async fn authenticate(
     name: &str,
     known: &LoginRule,
     login: Option<&Login>,
+    is_expected: &IsExpected<'_>,
 ) -> Result<Authenticated, DriverError> {
     let has_page = rules.has_page(name);
     if has_page {
-        let answer = conversation::identify(probe, rules, Protocol::Http).await?;
-        if !matches!(answer, Answer::Named(_)) || probe.rule() != Some(name) {
-            let why = "the web server is not that of such a device: nothing was sent to it";
-            return Err(DriverError::Protocol(why.to_owned()));
-        }
+        identify(probe, rules, name, Protocol::Http, is_expected).await?;
     }
     let Some((token, shown)) = served(probe, known, has_page).await? else {
         let why = "the web server has none of the logins that are known for such devices: nothing was sent to it";

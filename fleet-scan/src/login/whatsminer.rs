@@ -14,10 +14,9 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::{Authenticated, Login, accepted, md5crypt};
+use super::{Authenticated, IsExpected, Login, accepted, identify, md5crypt};
 use crate::{
-    conversation,
-    driver::{Answer, DriverError},
+    driver::DriverError,
     fingerprint::{Fingerprints, LoginRule, Protocol},
     json,
     probe::Probe,
@@ -46,14 +45,10 @@ pub(super) async fn authenticate(
     rules: &Fingerprints,
     name: &str,
     known: &LoginRule,
-    command: &str,
-    login: Option<&Login>,
+    (command, login): (&str, Option<&Login>),
+    is_expected: &IsExpected<'_>,
 ) -> Result<Authenticated, DriverError> {
-    let answer = conversation::identify(probe, rules, Protocol::Cgminer).await?;
-    if !matches!(answer, Answer::Named(_)) || probe.rule() != Some(name) {
-        let why = "the API is not that of such a device: nothing was sent to it";
-        return Err(DriverError::Protocol(why.to_owned()));
-    }
+    identify(probe, rules, name, Protocol::Cgminer, is_expected).await?;
     let token = match token(&ask(probe, br#"{"cmd":"get_token"}"#).await?) {
         Ok(token) => token,
         Err(NoToken::Unknown) => return Ok(Authenticated::Unprovable),

@@ -92,7 +92,8 @@ fn target(site: &RunningSite, at: usize) -> PairableDevice {
         },
         facts: DeviceFacts {
             driver: driver.to_owned(),
-            mac: MAC.parse().ok(),
+            // The GraphQL API of Braiins OS shows no MAC, so none is known of such a device.
+            mac: MAC.parse().ok().filter(|_| device.firmware != "24.09"),
             ..DeviceFacts::default()
         },
     }
@@ -159,7 +160,6 @@ async fn each_make_pairs_with_the_right_password_only() {
             if is_paired {
                 let default = Some(DefaultPassword::Inferred(false));
                 assert_eq!(report.default_password, default, "{of}");
-                // The GraphQL API of Braiins OS shows no MAC.
                 if firmware != "24.09" {
                     let mac = report.facts.mac.map(|mac| mac.to_string());
                     assert_eq!(mac.as_deref(), Some(MAC), "{of}");
