@@ -369,3 +369,19 @@ async fn a_make_without_a_read_only_proof_is_sent_no_password() {
             .all(|request| request.starts_with("GET "))
     );
 }
+
+#[tokio::test]
+async fn another_device_at_the_port_of_the_login_is_sent_no_password() {
+    let mut api = device(MAKES[6], own(Make::Vnish), 0);
+    api.services.truncate(1);
+    let mut web = device(MAKES[6], own(Make::Vnish), 0);
+    web.services.remove(0);
+    web.mac = Some("02:F1:00:00:00:99".to_owned());
+    let (api, web) = (start(vec![api], 8).await, start(vec![web], 8).await);
+    let report = pair(&api, 0, Some(PASSWORD)).await;
+    assert_eq!(report.outcome, PairOutcome::Error, "{report:?}");
+    assert!(report.error.contains("another device"), "{report:?}");
+    let asked = asked(&web);
+    assert!(!asked.is_empty(), "it was identified");
+    assert_eq!(tries(&asked), 0, "{asked:?}");
+}
