@@ -139,7 +139,7 @@ const TEXTS: [(&str, TextField); 8] = [
 ];
 
 /// The words for pairing states.
-const PAIRING: [(&str, PairingStatus); 6] = [
+const PAIRING: [(&str, PairingStatus); 7] = [
     ("unpaired", PairingStatus::Unpaired),
     ("paired", PairingStatus::Paired),
     ("default-password", PairingStatus::DefaultPassword),
