@@ -210,7 +210,7 @@ impl Search {
                 let value = value.to_ascii_lowercase();
                 let known = PAIRING.iter().find(|(name, _)| *name == value);
                 let (_, status) = known.ok_or_else(|| {
-                    invalid("use unpaired, paired, default-password, password, pending or failed")
+                    invalid("use unpaired, paired, default-password, open, password, pending or failed")
                 })?;
                 self.pairing.push(*status);
             }
