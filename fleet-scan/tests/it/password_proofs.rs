@@ -9,8 +9,9 @@ use fleet_scan::{
     PairableDevice, Pairer, ProtocolDriver, ScanOptions,
 };
 use fleet_sim::{
-    Device, DeviceLogin, Lab, Make, Manner, Ports, Protocol, RunningSite, Service, Site,
+    Device, DeviceLogin, Lab, Make, Manner, Ports, Protocol, RunningSite, Service, Site, Truth,
 };
+use futures::{StreamExt as _, stream};
 
 use crate::quick;
 
@@ -384,4 +385,82 @@ async fn another_device_at_the_port_of_the_login_is_sent_no_password() {
     let asked = asked(&web);
     assert!(!asked.is_empty(), "it was identified");
     assert_eq!(tries(&asked), 0, "{asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn most_devices_of_the_demo_pair_with_its_login_and_the_others_say_why() {
+    let site = Site::demo(96, 8_420)
+        .with_logins()
+        .starting_at(Ipv4Addr::new(127, 97, 16, 1));
+    let site = Lab::start(site).await.expect("the site starts");
+    let ports = site.site().ports();
+    let targets: Vec<_> = site
+        .site()
+        .devices
+        .iter()
+        .filter_map(|device| match device.truth(&ports) {
+            Truth::Identified(known) => Some((device, known)),
+            Truth::Unidentified | Truth::Refused => None,
+        })
+        .map(|(device, known)| {
+            let target = PairableDevice {
+                endpoint: Endpoint {
+                    ip: device.address,
+                    port: Port::new(known.port).expect("a port"),
+                },
+                facts: DeviceFacts {
+                    driver: known.driver_name,
+                    manufacturer: known.manufacturer,
+                    mac: known.mac.and_then(|mac| mac.parse().ok()),
+                    ..DeviceFacts::default()
+                },
+            };
+            (device.make, target)
+        })
+        .collect();
+    let all = targets.len();
+    assert_eq!(all, 96);
+    let pairer = pairer(quick());
+    let DeviceLogin {
+        username, password, ..
+    } = DeviceLogin::demo();
+    let login = Login::new(username, password);
+    let reports: Vec<_> = stream::iter(targets)
+        .map(|(make, target)| {
+            let (pairer, login) = (pairer.clone(), login.clone());
+            async move {
+                let (report, worked) = pairer.pair_or_default(&target, Some(&login), true).await;
+                (make, report, worked)
+            }
+        })
+        .buffer_unordered(16)
+        .collect()
+        .await;
+    let failed: Vec<_> = reports
+        .iter()
+        .filter(|(_, report, _)| report.outcome != PairOutcome::Paired)
+        .map(|(make, report, _)| (make, &report.error))
+        .collect();
+    assert!(
+        failed.len() * 20 <= all,
+        "{} of {all}: {failed:#?}",
+        failed.len()
+    );
+    assert!(failed.iter().all(|(_, error)| !error.is_empty()));
+    for (make, report, worked) in &reports {
+        let is_paired = report.outcome == PairOutcome::Paired;
+        assert_eq!(
+            worked.is_some(),
+            is_paired && !report.open,
+            "{make:?} {report:?}"
+        );
+    }
+    let default = |(_, report, _): &&(Make, PairReport, Option<Login>)| {
+        report.default_password == Some(DefaultPassword::Inferred(true))
+    };
+    assert!(
+        reports.iter().filter(default).count() > 0,
+        "some keep their default password"
+    );
+    assert!(reports.iter().any(|(_, report, _)| report.open));
 }
