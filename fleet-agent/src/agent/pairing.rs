@@ -88,6 +88,14 @@ impl PairJob {
         }
     }
 
+    /// Tries no default passwords unless the administrator of the node allows it.
+    pub(super) fn allowing_defaults(self, are_allowed: bool) -> Self {
+        Self {
+            try_defaults: self.try_defaults && are_allowed,
+            ..self
+        }
+    }
+
     pub(super) fn targets(&self) -> usize {
         self.targets.len()
     }

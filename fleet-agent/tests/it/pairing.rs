@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use fleet_agent::{CredentialPart, open};
+use fleet_agent::{AgentOptions, CredentialPart, open};
 use fleet_core::outcome::AckCode;
 use fleet_sim::{Device, DeviceLogin, Make, Manner, Protocol, Service, Site};
 use fleet_wire::{
@@ -11,7 +11,7 @@ use fleet_wire::{
     pairing::{Credentials, FleetNodePairRequest, FleetNodePairTarget},
 };
 
-use crate::{Running, gateway::Gateway, start};
+use crate::{Running, gateway::Gateway, options, start};
 
 const PORT: u16 = 18_081;
 const PASSWORD: &str = "the site's own";
@@ -163,6 +163,38 @@ async fn an_open_device_and_default_passwords_are_reported_as_such() {
         "{third:?}"
     );
     assert_eq!(third.encrypted_credentials, None);
+}
+
+#[tokio::test]
+async fn the_administrator_of_a_node_can_forbid_default_passwords() {
+    let site = Site {
+        seed: 1,
+        devices: vec![antminer(None, 0)],
+    };
+    let site = start(site, 45).await;
+    let gateway = Gateway::start().await;
+    let options = AgentOptions {
+        default_passwords: false,
+        ..options(5_000)
+    };
+    let _node = Running::with(&gateway, options);
+    let (mut stream, hello) = gateway.accepted().await;
+    let announced = "default-passwords".to_owned();
+    assert!(!hello.capabilities.contains(&announced), "{hello:?}");
+    let targets: Vec<_> = site.site().addresses().into_iter().map(target).collect();
+    let with_defaults = FleetNodePairRequest {
+        credentials: Some(Credentials {
+            try_defaults: true,
+            ..Credentials::default()
+        }),
+        ..request(targets)
+    };
+    stream.pair("p1", with_defaults);
+    let ack = stream.ack().await;
+    assert_eq!(AckCode::from_number(ack.code), AckCode::Ok, "{ack:?}");
+    let results = gateway.seen().paired;
+    let only = of(&results, "127.91.45.1");
+    assert_eq!(only.outcome(), PairOutcome::AuthNeeded, "{only:?}");
 }
 
 #[tokio::test]
