@@ -17,7 +17,7 @@ mod work;
 
 use std::{sync::Arc, time::Duration};
 
-pub(crate) use command::{denied_ports_note, is_listed};
+pub(crate) use command::denied_ports_note;
 pub use counts::AgentCounts;
 use fleet_core::{NodeId, limits};
 use fleet_discovery::SubnetChoice;
@@ -89,7 +89,7 @@ pub struct AgentStatus {
     pub running: Option<String>,
     /// Found devices that the server has not accepted yet.
     pub spooled: usize,
-    /// Why the control stream cannot be opened although other calls succeed, and what to configure.
+    /// Why there is no session or control stream; if other calls succeed, with what to configure.
     pub problem: Option<String>,
     /// The networks of this machine, and which of them are the local subnets. Empty before the first stream.
     pub subnets: Vec<SubnetChoice>,

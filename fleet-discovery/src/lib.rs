@@ -33,7 +33,9 @@ mod targets_key;
 
 pub use addresses::{AddressList, InvalidAddressList};
 pub use admit::{HostVerdicts, KnownRow, OverQuota, RowVerdict, admit, admit_hosts};
-pub use coverage::{ScannedChunk, endpoint_outcomes, unidentified_hosts};
+pub use coverage::{
+    ScannedChunk, address_outcomes, endpoint_outcomes, quiet_hosts, unidentified_hosts,
+};
 pub use estimate::{OpenScan, PastScan, estimate, queue_wait};
 pub use event::{DeviceFound, HostFound, LogEvent, ScanEnded};
 pub use exclusion::{Exclusion, ExclusionError, excluded_entries};
@@ -52,7 +54,7 @@ pub use plan::{
     check_participants, plan, plan_at_site, plan_over,
 };
 pub use ports::{PortsError, parse_ports};
-pub use request::{Mode, ScanRequest, Tally};
+pub use request::{Mode, ScanRequest, Tally, is_explicit};
 pub use scope::{InvalidScope, PinError, Pinned, Scope, ScopeKind, pinnable};
 pub use service::{IP_REPORTS, InvalidServiceType, Listening, ListeningError, ServiceType};
 pub use shares::{Candidate, Coverage, coverage};

@@ -3,7 +3,9 @@
 
 mod accounts;
 mod admin;
+mod alerts;
 mod audit;
+mod details;
 mod devices;
 mod direct;
 mod enrollment;
@@ -11,6 +13,7 @@ mod gateway;
 mod keys;
 mod nodes;
 mod operators;
+mod overview;
 mod pairing;
 mod results;
 mod scans;

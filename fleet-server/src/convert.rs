@@ -10,6 +10,7 @@ use fleet_core::{
 };
 use fleet_discovery::{DeviceFound, Ledger, Mode, ScanEnded, ScanRequest, Tally};
 use fleet_pairing::Binding;
+use fleet_registry::{Capabilities, Capability};
 use fleet_store::{
     BoundDevice, DeviceAlias, DevicePairing, DeviceRow, DeviceSighting, Hello, Invitation, NodeRow,
     PairResultRow, Progress, ScanRow,
@@ -37,8 +38,12 @@ pub(crate) fn duration(duration: Duration) -> fleet_wire::Duration {
 ///
 /// INVALID_ARGUMENT that names the field.
 pub(crate) fn id<T: FromStr<Err: Display>>(field: &str, text: &str) -> Result<T, RpcError> {
-    text.parse()
-        .map_err(|error| RpcError::invalid_argument(format!("{field}: {error}")))
+    text.parse().map_err(|error| {
+        RpcError::invalid_argument(format!("{field}: {error}"))
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", field)
+            .with_fact("value", printable(text, 64))
+    })
 }
 
 /// The node that a list is filtered by; 0 on the wire stands for all nodes.
@@ -71,7 +76,7 @@ fn without_comments(list: Vec<String>) -> Result<Vec<String>, RpcError> {
     if bytes > LIST_BYTES {
         return Err(RpcError::invalid_argument(format!(
             "ip_list.ip_addresses: {bytes} bytes without comments, at most {LIST_BYTES}: use networks or ranges, or several scans"
-        )));
+        )).with_reason("INVALID_FIELD").with_fact("field", "ip_list.ip_addresses").with_fact("limit", LIST_BYTES));
     }
     Ok(lines)
 }
@@ -87,6 +92,8 @@ pub(crate) fn scan_request(
     use pairing::discover_request::Mode as Wire;
     let mode = request.and_then(|request| request.mode).ok_or_else(|| {
         RpcError::invalid_argument("request names no mode: give ip_list, ip_range, nmap or mdns")
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", "request")
     })?;
     Ok(match mode {
         Wire::IpList(list) => ScanRequest {
@@ -123,6 +130,7 @@ pub(crate) fn discover_request(request: ScanRequest) -> pairing::DiscoverRequest
         Mode::List(ip_addresses) => Wire::IpList(pairing::IpListModeRequest {
             ip_addresses,
             ports,
+            explicit: false,
         }),
         Mode::Range { start, end } => Wire::IpRange(pairing::IpRangeModeRequest {
             start_ip: start,
@@ -341,6 +349,7 @@ pub(crate) fn ledger(ledger: &Ledger) -> fleet::Ledger {
 
 /// A node for operators, with its presence as this server sees it.
 pub(crate) fn node(row: NodeRow, online: bool, connected: bool) -> fleet::Node {
+    let missing_capabilities = row.hello.as_ref().map_or_else(Vec::new, missing);
     let hello = row.hello.unwrap_or_default();
     let disconnected_reason = presence::why_disconnected(
         connected,
@@ -350,6 +359,7 @@ pub(crate) fn node(row: NodeRow, online: bool, connected: bool) -> fleet::Node {
     );
     let ended_at = row.stream.and_then(|stream| stream.ended_at);
     fleet::Node {
+        missing_capabilities,
         disconnected_reason,
         disconnected_at: ended_at.filter(|_| !connected).map(timestamp),
         fleet_node_id: row.id.0,
@@ -375,6 +385,17 @@ pub(crate) fn node(row: NodeRow, online: bool, connected: bool) -> fleet::Node {
         fetches_key: row.key_fetch.is_some(),
         key_fetched_at: row.key_fetch.flatten().map(timestamp),
     }
+}
+
+/// The capabilities that an upgrade of the node would add.
+fn missing(hello: &Hello) -> Vec<String> {
+    let announced = Capabilities::parse(hello.capabilities.iter().map(String::as_str));
+    Capability::ALL
+        .into_iter()
+        // It depends on an option of the node, not on its version.
+        .filter(|one| *one != Capability::Announcements && !announced.has(*one))
+        .map(|one| one.to_string())
+        .collect()
 }
 
 /// The enrollment state; a registered node awaits confirmation by an operator.
@@ -441,8 +462,10 @@ pub(crate) fn device(row: DeviceRow, pairing: DevicePairing) -> fleet::Device {
         mac: facts.mac.map(|mac| mac.to_string()).unwrap_or_default(),
         first_seen: Some(timestamp(row.first_seen)),
         last_seen: Some(timestamp(row.last_seen)),
+        missing_since: row.missing_since.map(timestamp),
         evidence: facts.evidence,
         aliases: row.aliases.into_iter().map(alias).collect(),
+        labels: row.labels,
         pairing_status: pairing.status.to_string(),
         pairing_error: pairing.error,
         bound_to_fleet_node_id: match pairing.binding {

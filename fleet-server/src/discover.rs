@@ -89,7 +89,9 @@ async fn ready(
     }
     Err(RpcError::failed_precondition(format!(
         "node {node} is not connected: start it, or queue the scan with fleet.v1 StartScan"
-    )))
+    ))
+    .with_reason("NODE_NOT_CONNECTED")
+    .with_fact("node_id", node))
 }
 
 /// Whether the node has a stream, at this or another server.
@@ -178,7 +180,7 @@ impl Discovery {
             self.node,
             away.as_secs(),
             self.scan
-        )))
+        )).with_reason("NODE_NOT_CONNECTED").with_fact("node_id", self.node).with_fact("scan_id", self.scan))
     }
 
     /// The message for an item, if the upstream format has one.
@@ -240,10 +242,11 @@ fn conclude(conclusion: &Conclusion) -> Result<Option<String>, RpcError> {
             } else {
                 conclusion.code
             };
-            Err(RpcError::new(
-                failure::code(code),
-                conclusion.reason.clone(),
-            ))
+            Err(
+                RpcError::new(failure::code(code), conclusion.reason.clone())
+                    .with_reason("SCAN_ENDED")
+                    .with_fact("state", conclusion.state),
+            )
         }
     }
 }

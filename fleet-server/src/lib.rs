@@ -11,7 +11,7 @@
 //! ```text
 //! server                                               mounts everything
 //! api/*, http/*                                        RPC handlers, plain HTTP
-//! dispatch, orders, schedules, sweep, seal, readiness, stream  background tasks, control streams
+//! dispatch, orders, schedules, alerts, sweep, seal, readiness, stream  background tasks, control streams
 //! discover, pair/*, direct/*                           operations with their own streams
 //! scans, watch, call                                   operations on scans; an operator's call
 //! auth                                                 who calls
@@ -20,6 +20,7 @@
 //! convert, failure, policy, credentials, prober, ...   values, conversions, small tools
 //! ```
 
+mod alerts;
 mod api;
 mod app;
 mod audit;
@@ -63,7 +64,7 @@ mod sweep;
 mod wakeups;
 mod watch;
 
-pub use config::{DirectPath, Rates, ServerConfig};
+pub use config::{DirectPath, Rates, ServerConfig, Smtp, SmtpSecurity};
 pub use dial_permit::DialPermit;
 pub use environment::{Environment, SystemEnvironment};
 pub use passwords::hash_password;

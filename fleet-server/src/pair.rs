@@ -76,7 +76,9 @@ async fn store(
     if request.identifiers.is_empty() && !request.all_unpaired {
         return Err(RpcError::invalid_argument(
             "device_identifiers is empty: name the devices to pair, or set pair_all_unpaired",
-        ));
+        )
+        .with_reason("INVALID_FIELD")
+        .with_fact("field", "device_identifiers"));
     }
     let row = confirmed(app, call, node).await?;
     if credentials.tries_defaults() && !can_try_defaults(&row) {
@@ -99,7 +101,9 @@ async fn store(
     let wanted = app.store.pair_targets(call.org, node, selection).await;
     let PairTargets { targets, refused } = without_excluded(wanted.answered()?, &exclusions);
     if targets.is_empty() {
-        return Err(RpcError::invalid_argument(nothing_to_pair(node, &refused)));
+        return Err(RpcError::invalid_argument(nothing_to_pair(node, &refused))
+            .with_reason("NOTHING_TO_PAIR")
+            .with_fact("node_id", node));
     }
     let batches = batches::split(targets, credentials.to_wire().as_ref());
     let pairing = app.environment.pairing_id();
@@ -142,12 +146,17 @@ async fn store(
 /// A node that was confirmed.
 async fn confirmed(app: &App, call: &OperatorCall, node: NodeId) -> Result<NodeRow, RpcError> {
     let row = app.store.node(call.org, node).await.answered()?;
-    let row =
-        row.ok_or_else(|| RpcError::not_found(format!("no node {node} in this organization")))?;
+    let row = row.ok_or_else(|| {
+        RpcError::not_found(format!("no node {node} in this organization"))
+            .with_reason("NODE_NOT_FOUND")
+            .with_fact("node_id", node)
+    })?;
     if row.state != NodeState::Confirmed {
-        return Err(RpcError::failed_precondition(format!(
-            "node {node} is not confirmed"
-        )));
+        return Err(
+            RpcError::failed_precondition(format!("node {node} is not confirmed"))
+                .with_reason("NODE_NOT_CONFIRMED")
+                .with_fact("node_id", node),
+        );
     }
     Ok(row)
 }
@@ -188,12 +197,14 @@ async fn holder(app: &App, row: &NodeRow) -> Result<Option<Holder>, RpcError> {
     let Some(replica) = stream.map(|stream| stream.replica) else {
         return Err(RpcError::failed_precondition(format!(
             "node {node} is not connected: start it first"
-        )));
+        ))
+        .with_reason("NODE_NOT_CONNECTED")
+        .with_fact("node_id", node));
     };
     let Some(key) = app.store.replica_key(replica).await.answered()? else {
         return Err(RpcError::failed_precondition(format!(
             "node {node} is connected to a server of an older version: pair through that server, or upgrade it"
-        )));
+        )).with_reason("SERVER_OUTDATED").with_fact("node_id", node));
     };
     Ok(Some(Holder { replica, key }))
 }
@@ -240,7 +251,11 @@ pub(crate) async fn page(
         .read_pairing(call.org, pairing, after, results::PAGE)
         .await
         .answered()?
-        .ok_or_else(|| RpcError::not_found(format!("no pairing {pairing} in this organization")))
+        .ok_or_else(|| {
+            RpcError::not_found(format!("no pairing {pairing} in this organization"))
+                .with_reason("PAIRING_NOT_FOUND")
+                .with_fact("pairing_id", pairing)
+        })
 }
 
 /// Cancels a pairing, and sends the cancel to a connected node that understands it.

@@ -100,6 +100,8 @@ pub(crate) enum Format {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Show counts of devices, nodes and scans, the last 30 days, or the map of a site.
+    Overview(crate::overview::Arguments),
     /// Manage nodes and their enrollment.
     #[command(subcommand)]
     Nodes(Nodes),
@@ -112,6 +114,9 @@ pub(crate) enum Command {
     /// Repeat scans at set times.
     #[command(subcommand)]
     Schedule(Schedule),
+    /// Manage alerts: rules, channels and deliveries.
+    #[command(subcommand)]
+    Alerts(Alerts),
     /// List, pair and bind devices of the inventory.
     #[command(subcommand)]
     Devices(Devices),
@@ -407,6 +412,103 @@ pub(crate) enum Scan {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum Alerts {
+    /// List the rules by name.
+    Rules,
+    /// Create a rule. Needs org:admin.
+    CreateRule(AlertRuleArgs),
+    /// Replace the content of a rule. Needs org:admin.
+    UpdateRule {
+        /// Id or name of the rule.
+        rule: String,
+        #[command(flatten)]
+        new: AlertRuleArgs,
+    },
+    /// Delete a rule. Its waiting messages are sent. Needs org:admin.
+    DeleteRule {
+        /// Id or name of the rule.
+        rule: String,
+    },
+    /// List the channels by name.
+    Channels,
+    /// Create a channel and print the signing secret of a webhook, which is not shown again. Needs org:admin.
+    CreateChannel {
+        /// Name of the channel, unique in the organization.
+        #[arg(long)]
+        name: String,
+        /// URL to which messages are sent.
+        #[arg(
+            long,
+            value_name = "URL",
+            required_unless_present = "email",
+            conflicts_with = "email"
+        )]
+        webhook: Option<String>,
+        /// Address to which messages are sent.
+        #[arg(long, value_name = "ADDRESS")]
+        email: Option<String>,
+    },
+    /// Delete a channel. Its waiting messages fail. Needs org:admin.
+    DeleteChannel {
+        /// Id or name of the channel.
+        channel: String,
+    },
+    /// Send a test message to a channel. Needs org:admin.
+    Test {
+        /// Id or name of the channel.
+        channel: String,
+    },
+    /// List messages and their deliveries, newest first.
+    Deliveries {
+        /// Only this state: waiting, delivered or failed.
+        #[arg(long)]
+        state: Option<String>,
+        /// Number of deliveries, at most 200.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=200))]
+        limit: u32,
+        /// Only deliveries before this one.
+        #[arg(long, value_name = "DELIVERY")]
+        before: Option<String>,
+    },
+    /// Send a failed message again, for another 24 hours. Needs org:admin.
+    Retry {
+        /// Id of the delivery.
+        delivery: String,
+    },
+}
+
+/// The content of a rule.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct AlertRuleArgs {
+    /// Name of the rule, unique in the organization.
+    #[arg(long)]
+    pub(crate) name: String,
+    /// device.new, device.missing, device.moved, device.firmware, node.silent or scan.failed.
+    #[arg(long)]
+    pub(crate) event: String,
+    /// Scans in a row (device.missing) or minutes (node.silent) [default: 2 scans, 10 minutes]
+    #[arg(
+        long,
+        default_value_t = 0,
+        hide_default_value = true,
+        value_name = "NUMBER"
+    )]
+    pub(crate) threshold: u32,
+    /// Id or name of a channel that receives the messages; repeatable.
+    #[arg(long = "channel", value_name = "CHANNEL")]
+    pub(crate) channels: Vec<String>,
+    /// Window in which messages wait, such as "22:00-06:00"; repeatable.
+    #[arg(long = "quiet", value_name = "WINDOW")]
+    pub(crate) quiet: Vec<String>,
+    /// IANA name of the time zone of the quiet hours, such as Europe/Berlin.
+    #[arg(long, default_value = "UTC", value_name = "ZONE")]
+    pub(crate) zone: String,
+    /// Store the rule without notifying.
+    #[arg(long)]
+    pub(crate) disabled: bool,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum Schedule {
     /// Create a schedule.
     Create(Scheduled),
@@ -617,6 +719,30 @@ pub(crate) enum Devices {
         /// Skip the confirmation.
         #[arg(long)]
         yes: bool,
+    },
+    /// Show what happened to a device, its open ports and its note.
+    History {
+        /// Id of the device.
+        device: i64,
+    },
+    /// Add or remove labels of devices, of all or none.
+    Label {
+        /// Ids of the devices, at most 256.
+        #[arg(required = true, value_name = "DEVICE")]
+        devices: Vec<i64>,
+        /// Label to add, such as rack-7; can be repeated.
+        #[arg(long, value_name = "LABEL")]
+        add: Vec<String>,
+        /// Label to remove; can be repeated.
+        #[arg(long, value_name = "LABEL", required_unless_present = "add")]
+        remove: Vec<String>,
+    },
+    /// Replace the note of a device.
+    Note {
+        /// Id of the device.
+        device: i64,
+        /// The note, at most 2,000 characters; an empty text deletes it.
+        text: String,
     },
     /// Undo a merge of two devices. Later reports do not merge them again.
     Undo {

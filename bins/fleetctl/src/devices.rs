@@ -14,6 +14,7 @@ use fleet_wire::{
 use crate::{
     ask::agreed,
     cli::{Devices, Format},
+    details,
     failure::Failure,
     nodes,
     output::{self, Rows},
@@ -47,6 +48,13 @@ pub(crate) async fn run(server: &Server, format: Format, command: Devices) -> Re
                 .delete_devices(&request, server.call()?)
                 .await?;
         }
+        Devices::History { device } => details::history(server, format, device).await?,
+        Devices::Label {
+            devices,
+            add,
+            remove,
+        } => details::label(server, devices, add, remove).await?,
+        Devices::Note { device, text } => details::note(server, device, text).await?,
         Devices::Undo { change } => {
             let request = UndoIdentityChangeRequest {
                 identity_change_id: change,

@@ -193,6 +193,8 @@ pub(crate) fn request(mut what: Targets) -> Result<DiscoverRequest, Failure> {
         _ => Mode::IpList(IpListModeRequest {
             ip_addresses: what.targets,
             ports,
+            // Only the server sets it, for nodes.
+            explicit: false,
         }),
     };
     Ok(DiscoverRequest { mode: Some(mode) })

@@ -16,7 +16,7 @@ const PAGE: u32 = 1_000;
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Arguments {
     /// Terms that devices must match, such as "model:S19 site:barn pairing:failed seen:<1d mac:02*". Fields: model,
-    /// make, firmware, mac, serial, id, node, site, ip, port, pairing, seen, first.
+    /// make, firmware, mac, serial, id, label, node, site, ip, port, pairing, missing, seen, first.
     #[arg(
         long,
         default_value = "",

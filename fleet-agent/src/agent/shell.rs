@@ -325,7 +325,10 @@ impl Shell {
                 .running()
                 .map(|command| command.as_str().to_owned()),
             spooled: self.spool.held(),
-            problem: self.route.problem().map(str::to_owned),
+            problem: self
+                .route
+                .problem()
+                .or_else(|| self.route.stream_problem(self.link.is_connected())),
             subnets: self.subnets.clone(),
             counts: self.counts,
         };

@@ -259,6 +259,7 @@ impl Stream {
         let list = IpListModeRequest {
             ip_addresses: entries.iter().map(ToString::to_string).collect(),
             ports: ports.iter().map(ToString::to_string).collect(),
+            explicit: true,
         };
         self.command(id, discover_request::Mode::IpList(list));
     }

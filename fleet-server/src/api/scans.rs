@@ -200,5 +200,9 @@ fn queue_for(requested: Option<fleet_wire::Duration>) -> Result<Duration, RpcErr
                 requested.seconds,
                 limits::QUEUE_FOR_MOST.as_secs()
             ))
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", "queue_for")
+            .with_fact("value", requested.seconds)
+            .with_fact("limit", limits::QUEUE_FOR_MOST.as_secs())
         })
 }

@@ -78,14 +78,19 @@ fn texts(values: Vec<(String, u64)>) -> Vec<FacetValue> {
 
 fn search(text: &str) -> Result<Search, RpcError> {
     without_nul("search", text)?;
-    text.parse()
-        .map_err(|error| RpcError::invalid_argument(format!("search: {error}")))
+    text.parse().map_err(|error| {
+        RpcError::invalid_argument(format!("search: {error}"))
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", "search")
+    })
 }
 
 /// PostgreSQL stores no text with NUL, and refuses one as a parameter.
 fn without_nul(field: &str, text: &str) -> Result<(), RpcError> {
     if text.contains('\0') {
-        return Err(RpcError::invalid_argument(format!("{field}: contains NUL")));
+        return Err(RpcError::invalid_argument(format!("{field}: contains NUL"))
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", field));
     }
     Ok(())
 }
@@ -129,7 +134,9 @@ fn position(text: &str, order: DeviceOrder) -> Result<Option<DevicePosition>, Rp
         Some(position) => Ok(Some(position)),
         None => Err(RpcError::invalid_argument(
             "cursor: it is not from a page of this order; leave it empty for the first page",
-        )),
+        )
+        .with_reason("INVALID_FIELD")
+        .with_fact("field", "cursor")),
     }
 }
 

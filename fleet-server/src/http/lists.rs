@@ -310,7 +310,9 @@ fn node_of(parts: &Parts) -> Result<Option<NodeId>, RpcError> {
                 return Err(RpcError::invalid_argument(format!(
                     "`{}` is not a filter: give node=ID or nothing",
                     convert::printable(pair, 64)
-                )));
+                ))
+                .with_reason("INVALID_FIELD")
+                .with_fact("field", convert::printable(pair, 64)));
             }
         }
     }
@@ -321,7 +323,7 @@ fn unknown(file: &str) -> RpcError {
     RpcError::not_found(format!(
         "there is no export `{}`: the exports are devices and scans, each as .csv, .json or .ndjson",
         convert::printable(file, 64)
-    ))
+    )).with_reason("EXPORT_NOT_FOUND").with_fact("value", convert::printable(file, 64))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ import { busy, confirmDialog } from "./dialog.js";
 import { announce, breakable, fill, foreign, h, show, timeAgo } from "./dom.js";
 import { absolute, endpoint, int, isolate, makeAndModel, plural, sentence } from "./format.js";
 import { deviceAddress, grid } from "./grid.js";
+import { labelLink } from "./labels.js";
 import { listNodes } from "./nodes.js";
 import { pagedTable } from "./paged.js";
 import { pairDialog, pairingCell } from "./pairing.js";
@@ -149,7 +150,11 @@ function cells(device, names, actions) {
   const id = String(device.fleetNodeId ?? "0");
   return {
     endpoint: deviceAddress(device),
-    model: h("span", { class: "primary" }, foreign(makeAndModel(device))),
+    model: [
+      h("a", { class: "primary", href: `#/devices/${device.deviceId}` }, foreign(makeAndModel(device))),
+      device.missingSince ? h("span", { class: "badge badge-bad", title: `Missing since ${absolute(device.missingSince)}` }, "Missing") : null,
+      (device.labels ?? []).map(labelLink),
+    ],
     firmware: device.firmware ? foreign(device.firmware) : h("span", { class: "none" }, "–"),
     identifier: [
       h("span", { title: device.evidence ? `Evidence: ${isolate(device.evidence)}` : "" }, foreign(device.identifier)),

@@ -12,6 +12,11 @@ export function repeatScan(scan) {
   next = { node: scan.fleetNodeId, request: scan.request };
 }
 
+/** Fills the next form with a target, such as a network, for a node. */
+export function scanTarget(nodeId, target) {
+  next = { node: nodeId, request: { nmap: { target } } };
+}
+
 /** Returns the initial values and resets them. */
 export function takePrefill() {
   const taken = next;

@@ -42,7 +42,7 @@ export function deviceSearch({ nodeId, changed }) {
   const facets = h("div", { class: "facets", hidden: true });
   const element = h("form", { class: "search", role: "search", onsubmit: (event) => { event.preventDefault(); apply(); } },
     h("div", { class: "field" }, h("label", { for: "device-search" }, "Search"), box,
-      h("p", { class: "hint", id: "device-search-hint" }, "Words, or fields: model, make, firmware, mac, serial, id, node, site, ip, port, pairing, seen, first. For example ",
+      h("p", { class: "hint", id: "device-search-hint" }, "Words, or fields: model, make, firmware, mac, serial, id, label, node, site, ip, port, pairing, missing, seen, first. For example ",
         h("code", {}, "pairing:failed"), ", ", h("code", {}, "mac:02*"), ", ", h("code", {}, "ip:10.0.0.0/24"), ".")),
     h("div", { class: "field" }, h("label", { for: "device-order" }, "Order"), order),
     total, facets);

@@ -162,6 +162,8 @@ pub struct IssuedCommand {
     pub request: ChunkCommand,
     /// The ports to send; empty means the node's defaults.
     pub ports: Vec<Port>,
+    /// Whether the operator gave each address of the scan, in contrast to a network.
+    pub is_explicit: bool,
     /// When the server stops waiting.
     pub deadline: Timestamp,
 }

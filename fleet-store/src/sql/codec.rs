@@ -1,10 +1,14 @@
 //! Serialized forms of the domain's compound values, stored as JSON text in single columns. Only values that no
 //! query searches are stored this way. Readers ignore unknown fields of newer versions.
 
+mod alerts;
+mod cells;
 mod events;
 mod facts;
 mod takeovers;
 
+pub(crate) use alerts::{read_alert, write_alert};
+pub(crate) use cells::{read_cells, write_cells};
 pub(crate) use events::{
     kind, read_event, read_ledger, read_tallies, write_event, write_ledger, write_tallies,
 };

@@ -6,7 +6,7 @@ use fleet_core::{DeviceFacts, Serial};
 use fleet_pairing::{IdentityChange, decide_undo};
 
 use super::{
-    audit, codec,
+    audit, codec, details,
     entity::{device, device_alias, device_sighting, identity_change},
     identity,
     identity::{create, give_back, holder, lock_survivor, revive},
@@ -181,13 +181,16 @@ pub(super) async fn rows(
         }
     }
     let mut seen_by = sightings(db, &models).await?;
+    let mut labels = details::labels(db, models.iter().map(|model| model.id)).await?;
     models
         .into_iter()
         .map(|model| {
             let aliases = aliases.remove(&model.id).unwrap_or_default();
             let seen_by = seen_by.remove(&model.id).unwrap_or_default();
+            let labels = labels.remove(&model.id).unwrap_or_default();
             Ok(DeviceRow {
                 seen_by,
+                labels,
                 ..row(model, aliases)?
             })
         })
@@ -299,6 +302,8 @@ pub(super) fn row(mut model: device::Model, aliases: Vec<DeviceAlias>) -> Result
         claimed_from: model.claimed_from_node_id.map(NodeId),
         first_seen: model.first_seen.0,
         last_seen: model.last_seen.0,
+        missing_since: model.missing_since.map(|since| since.0),
         aliases,
+        labels: Vec::new(),
     })
 }

@@ -27,6 +27,9 @@ const STEPS: &[Step] = steps![
     "m0007_key_fetches",
     "m0008_between_servers",
     "m0009_boundary",
+    "m0011_alerts",
+    "m0012_overview",
+    "m0015_device_page",
 ];
 
 /// One migration.

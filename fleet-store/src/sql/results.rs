@@ -1,7 +1,7 @@
 //! Reading the results of two scans for `fleet_inventory::difference`. Results are written with each report, see
 //! `report.rs`.
 
-mod load;
+pub(super) mod load;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,6 +10,7 @@ use std::{
 
 use fleet_inventory::{Later, difference};
 use load::Loaded;
+pub(super) use load::{Chunk, chunks};
 use sea_orm::sea_query::Query;
 use sha2::{Digest, Sha256};
 

@@ -5,7 +5,7 @@ mod conditions;
 
 use std::cmp::Reverse;
 
-use conditions::matching;
+pub(super) use conditions::matching;
 use fleet_core::PairingStatus;
 use fleet_inventory::Search;
 use sea_orm::{JoinType, Order};

@@ -247,6 +247,7 @@ fn list(addresses: usize, ports: usize) -> DiscoverRequest {
     let mode = IpListModeRequest {
         ip_addresses: vec!["10.0.0.7".to_owned(); addresses],
         ports: vec!["80".to_owned(); ports],
+        explicit: false,
     };
     DiscoverRequest {
         mode: Some(Mode::IpList(mode)),

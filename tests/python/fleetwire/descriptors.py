@@ -31,7 +31,7 @@ WIRE = {
         message Device: 1 device_identifier string; 2 ip_address string; 3 port string; 4 mac_address string; 5 serial_number string; 6 model string; 7 manufacturer string; 8 url_scheme string; 11 firmware_version string; 12 driver_name string
         message Credentials: 1 username string; 2 password optional string; 100 try_defaults bool
 
-        message IPListModeRequest: 1 ip_addresses repeated string; 2 ports repeated string
+        message IPListModeRequest: 1 ip_addresses repeated string; 2 ports repeated string; 100 explicit bool
         message IPRangeModeRequest: 1 start_ip string; 2 end_ip string; 3 ports repeated string
         message MDNSModeRequest: 1 service_type string; 2 domain string; 3 timeout_seconds int32
         message NmapModeRequest: 1 target string; 2 ports repeated string

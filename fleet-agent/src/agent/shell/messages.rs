@@ -173,9 +173,13 @@ impl Shell {
                 tracing::info!(lifetime_seconds, "opened a session");
                 let lifetime = session.lifetime;
                 self.session = Some(session);
+                self.route.handshake_succeeded();
                 self.link.session_opened(now, lifetime);
             }
-            CallResult::Handshake(Err(failure)) => self.link.handshake_failed(now, failure),
+            CallResult::Handshake(Err((failure, reason))) => {
+                self.route.handshake_failed(&reason);
+                self.link.handshake_failed(now, failure);
+            }
             CallResult::Heartbeat(Ok(time)) => {
                 self.clock.update(now, time.as_ref());
                 self.route.call_succeeded();

@@ -169,6 +169,7 @@ pub(crate) fn list<T: ToString>(addresses: impl IntoIterator<Item = T>) -> Disco
         mode: Some(Mode::IpList(IpListModeRequest {
             ip_addresses,
             ports: ports(),
+            explicit: false,
         })),
     }
 }
