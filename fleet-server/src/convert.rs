@@ -549,7 +549,12 @@ pub(crate) fn discovered_device(
         manufacturer: facts.manufacturer,
         firmware_version: facts.firmware,
         last_seen: Some(timestamp(row.last_seen)),
-        pairing_status: status.to_string(),
+        pairing_status: match status {
+            // Upstream clients know no other name for it.
+            PairingStatus::Open => PairingStatus::Paired,
+            other => other,
+        }
+        .to_string(),
     }
 }
 
@@ -562,7 +567,8 @@ fn serial_number(facts: &DeviceFacts) -> String {
 pub(crate) fn pairing_status(status: PairingStatus) -> fleetmanagement::PairingStatus {
     use fleetmanagement::PairingStatus as Wire;
     match status {
-        PairingStatus::Paired => Wire::Paired,
+        // Upstream has no status of its own for devices without a login.
+        PairingStatus::Paired | PairingStatus::Open => Wire::Paired,
         PairingStatus::Unpaired => Wire::Unpaired,
         PairingStatus::AuthenticationNeeded => Wire::AuthenticationNeeded,
         PairingStatus::Pending => Wire::Pending,
@@ -581,6 +587,7 @@ pub(crate) fn pairing_result(
         device_identifier,
         pairing_status: pairing_status(status).into(),
         error,
+        open: status == PairingStatus::Open,
     }
 }
 

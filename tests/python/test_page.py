@@ -664,6 +664,26 @@ def test_pairing_shows_first_the_pairable_devices_and_then_results_by_reason(ser
     page.until("the focus back on the page", lambda: page.focused() == "Pair all unpaired")
 
 
+def test_default_passwords_are_tried_only_on_request_and_open_devices_are_shown_so(server, page):
+    pairing_replies(server)
+    server.replies["DeviceSearchService/SearchDevices"] = {"devices": [device(1, pairingStatus="OPEN", boundToFleetNodeId="7"), device(2)]}
+    results = [{"deviceIdentifier": "mac:02:00:5E:10:00:01", "pairingStatus": "PAIRING_STATUS_PAIRED", "open": True}]
+    results += [{"deviceIdentifier": "mac:02:00:5E:10:00:02", "pairingStatus": "PAIRING_STATUS_DEFAULT_PASSWORD"}]
+    server.replies["DevicePairingService/StartPairing"] = {"pairingId": "p1"}
+    ended = {"pairingId": "p1", "targets": "2", "done": "2", "ended": True, "code": "ok"}
+    server.replies["DevicePairingService/GetPairing"] = lambda request: {"pairing": ended, "results": results if request["after"] == "0" else [], "nextCursor": "2"}
+    page.open("#/devices")
+    page.shows("Open")
+    page.find("#device-node").find_element("css selector", "option[value='7']").click()
+    page.click("#pair-all")
+    page.shows("6 of 12 devices can be paired", "Some devices lock their login after several refused passwords.")
+    page.click("dialog input[type=checkbox]")
+    page.shows("8 of 12 devices can be paired")
+    page.click("dialog button[type=submit]")
+    page.shows("Done: 2 of 2 devices tried", "1 Open", "1 Default password")
+    assert sent(server, "DevicePairingService/StartPairing")[-1]["credentials"] == {"username": "root", "tryDefaults": True}
+
+
 def test_focus_continues_at_the_row_after_a_dialog(server, page):
     pairing_replies(server)
     page.open("#/devices")

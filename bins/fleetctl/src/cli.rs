@@ -694,6 +694,10 @@ pub(crate) struct Login {
     /// Without a password, the command finds out which devices need one.
     #[arg(long, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,
+    /// Also try the default passwords of the make, each once, at most three per device. Some devices lock their login after several
+    /// refused passwords.
+    #[arg(long)]
+    pub(crate) try_defaults: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -19,6 +19,7 @@ const SERVICE = "fleet.v1.DevicePairingService";
 
 const STATUS = {
   PAIRED: { word: "Paired", look: "good" },
+  OPEN: { word: "Open", look: "good", title: "Paired without a login, because this device needs none to be read." },
   DEFAULT_PASSWORD: { word: "Default password", look: "bad" },
   AUTHENTICATION_NEEDED: { word: "Needs password", look: "wait" },
   FAILED: { word: "Failed", look: "bad" },
@@ -34,8 +35,8 @@ function statusName(status) {
 
 /** Creates the badge of a status. The prefix of the API name is optional. */
 export function pairingBadge(status, error) {
-  const { word, look } = STATUS[statusName(status)];
-  return h("span", { class: `badge badge-${look}`, title: error ? isolate(error) : null }, word);
+  const { word, look, title } = STATUS[statusName(status)];
+  return h("span", { class: `badge badge-${look}`, title: error ? isolate(error) : title ?? null }, word);
 }
 
 /**
@@ -87,7 +88,7 @@ export function pairingObstacle(device, { node, names = new Map(), named = false
   if (!device.ip) return "Address unknown, scan for it first";
   if (named) return "";
   const status = statusName(device.pairingStatus);
-  if (status === "PAIRED" || status === "DEFAULT_PASSWORD") return "Already paired";
+  if (status === "PAIRED" || status === "OPEN" || status === "DEFAULT_PASSWORD") return "Already paired";
   if (status === "AUTHENTICATION_NEEDED" && !withPassword) return "Needs a password";
   return "";
 }
@@ -139,6 +140,8 @@ export function pairDialog({ node = "", names, groups: chosen = [] }) {
   const username = h("input", { id: freshId("pair-user"), class: "input", value: "root", maxlength: 255, autocomplete: "off", autocapitalize: "none", spellcheck: "false" });
   // Without a name, the field is never submitted with the form, and no password manager offers to store the password.
   const password = h("input", { id: freshId("pair-password"), class: "input mono", type: "password", maxlength: 1024, autocomplete: "off", autofocus: true });
+  const defaultsHint = freshId("pair-defaults-hint");
+  const defaults = h("input", { id: freshId("pair-defaults"), type: "checkbox", "aria-describedby": defaultsHint });
   const submit = h("button", { type: "submit", class: "button button-primary", disabled: all }, "Pair");
   const stop = h("button", { type: "button", class: "button button-quiet-danger", hidden: true }, "Cancel pairing");
   const close = h("button", { type: "button", class: "button" }, "Close");
@@ -150,7 +153,10 @@ export function pairDialog({ node = "", names, groups: chosen = [] }) {
     h("p", {}, who, " tries this password once on each device, after it has identified the device again. The server does not store the password."),
     h("div", { class: "field" }, h("label", { for: username.id }, "User name"), username),
     h("div", { class: "field" }, h("label", { for: password.id }, "Password"), password,
-      h("p", { class: "hint" }, "Leave empty to find out which devices need a password.")));
+      h("p", { class: "hint" }, "Leave empty to find out which devices need a password.")),
+    h("div", { class: "field" },
+      h("label", { class: "check" }, defaults, " Also try the default passwords of each make"),
+      h("p", { class: "hint", id: defaultsHint }, "Each is tried once, at most three on a device. Some devices lock their login after several refused passwords.")));
   const heading = all ? ["Pair all unpaired devices of ", nameOf(node)] : identifiers.length === 1 ? ["Pair ", foreign(identifiers[0])] : [`Pair ${plural(identifiers.length, "device")}`];
   let devices = null;
   let results = [];
@@ -161,6 +167,7 @@ export function pairDialog({ node = "", names, groups: chosen = [] }) {
   close.addEventListener("click", () => dialog.close());
   stop.addEventListener("click", () => attempt(error, () => busy(stop, () => call(`${SERVICE}/CancelPairing`, { pairingId: pairing }))));
   password.addEventListener("input", showPreview);
+  defaults.addEventListener("change", showPreview);
 
   function showPreview() {
     if (!all) return;
@@ -168,7 +175,7 @@ export function pairDialog({ node = "", names, groups: chosen = [] }) {
       fill(preview, h("p", { class: "hint" }, "Counting the devices…"));
       return;
     }
-    const obstacles = devices.map((device) => pairingObstacle(device, { node, names, withPassword: Boolean(password.value) })).filter(Boolean);
+    const obstacles = devices.map((device) => pairingObstacle(device, { node, names, withPassword: Boolean(password.value) || defaults.checked })).filter(Boolean);
     const possible = devices.length - obstacles.length;
     fill(preview,
       h("p", { class: "pair-count" }, h("strong", {}, `${count(possible)} of ${plural(devices.length, "device")}`), " can be paired."),
@@ -182,7 +189,9 @@ export function pairDialog({ node = "", names, groups: chosen = [] }) {
   }
 
   async function run() {
-    const credentials = password.value ? { credentials: { username: username.value, password: password.value } } : {};
+    const credentials = password.value || defaults.checked
+      ? { credentials: { username: username.value, ...(password.value ? { password: password.value } : {}), ...(defaults.checked ? { tryDefaults: true } : {}) } }
+      : {};
     results = [];
     let before = { done: 0, targets: 0 };
     for (const [at, part] of parts.entries()) {
@@ -233,7 +242,7 @@ export function pairDialog({ node = "", names, groups: chosen = [] }) {
     if (fresh.length === 0) return;
     results.push(...fresh);
     const opened = new Set([...groups.querySelectorAll("details[open]")].map((group) => group.dataset.reason));
-    fill(groups, groupBy(results, ({ pairingStatus, error: why }) => `${statusName(pairingStatus)}\n${why ?? ""}`).map(([key, members]) => {
+    fill(groups, groupBy(results, ({ pairingStatus, open: isOpen, error: why }) => `${isOpen ? "OPEN" : statusName(pairingStatus)}\n${why ?? ""}`).map(([key, members]) => {
       const [status, why] = key.split("\n");
       return h("details", { class: "pair-group", "data-reason": key, open: opened.has(key) },
         h("summary", {}, h("strong", {}, count(members.length)), " ", pairingBadge(status), why ? h("span", { class: "hint" }, " ", foreign(sentence(why))) : null),

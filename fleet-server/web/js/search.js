@@ -18,7 +18,7 @@ const ORDERS = {
 
 /** The words of the search for pairing states. */
 const PAIRING = {
-  UNPAIRED: "unpaired", PAIRED: "paired", DEFAULT_PASSWORD: "default-password", AUTHENTICATION_NEEDED: "password", PENDING: "pending", FAILED: "failed",
+  UNPAIRED: "unpaired", PAIRED: "paired", DEFAULT_PASSWORD: "default-password", OPEN: "open", AUTHENTICATION_NEEDED: "password", PENDING: "pending", FAILED: "failed",
 };
 
 /** Values offered of each kind. */
