@@ -202,8 +202,8 @@ def test_a_scan_is_repeated_after_a_preview_of_its_runs(server, page):
     page.open("#/scans/new")
     page.until("the nodes", lambda: "barn-2" in page.text())
     page.find("#target").send_keys("10.2.0.0/22")
-    page.find("#repeat").click()
-    page.find("#schedule-name").send_keys("nightly")
+    page.click("label[for=repeat]")
+    page.find("#scan-name").send_keys("nightly")
     page.find("#schedule-when").send_keys("30 2 * * *")
     page.shows("2026-03-29 03:00 (+02:00)", "Create schedule")
     page.until("the form", lambda: page.find("#start-scan").is_enabled())
@@ -257,7 +257,7 @@ def test_a_scan_of_a_subnet_that_the_node_chose_shows_unknown_targets(server, pa
     server.replies["ScanService/ListScans"] = {"scans": [unknown]}
     server.replies["ScanService/GetScan"] = {"scan": unknown}
     page.open("#/scans")
-    page.shows("3 / unknown")
+    page.shows("3 of an unknown number")
     page.open(f"#/scans/{SCAN}")
     page.shows("in an unknown number of targets", "The node chose the addresses")
 
@@ -602,7 +602,8 @@ def test_a_device_is_deleted_with_a_reason(server, page):
     server.replies["DeviceService/DeleteDevices"] = delete
     page.open("#/devices")
     page.shows("Antminer S19")
-    page.click(f"[data-key='1'] button[aria-label*='Delete']")
+    page.click("[data-key='1'] .row-box")
+    page.click("#delete-selected")
     page.click("#dialog-action")
     assert page.browser.find_elements("css selector", "dialog"), "a reason is required"
     page.type("dialog input", "sold")
@@ -612,7 +613,7 @@ def test_a_device_is_deleted_with_a_reason(server, page):
     server.session["permissions"] = ["fleetnode:read"]
     page.open("#/devices")
     page.shows("Antminer S19")
-    assert not page.browser.find_elements("css selector", "button[aria-label*='Delete']")
+    assert not page.browser.find_elements("css selector", "#delete-selected, .row-box"), "a viewer selects nothing"
 
 
 def test_a_node_is_renamed_in_a_dialog(server, page):

@@ -194,6 +194,7 @@ async fn scan(operator: &Operator, node: i64, network: Ipv4Network, show: &mut S
     };
     let request = DiscoverRequest {
         mode: Some(Mode::Nmap(target)),
+        max_rate: 0,
     };
     let scans = ScanClient::new(operator.channel.clone());
     let requested_at = Instant::now();

@@ -251,6 +251,7 @@ fn list(addresses: usize, ports: usize) -> DiscoverRequest {
     };
     DiscoverRequest {
         mode: Some(Mode::IpList(mode)),
+        max_rate: 0,
     }
 }
 

@@ -35,7 +35,7 @@ WIRE = {
         message IPRangeModeRequest: 1 start_ip string; 2 end_ip string; 3 ports repeated string
         message MDNSModeRequest: 1 service_type string; 2 domain string; 3 timeout_seconds int32
         message NmapModeRequest: 1 target string; 2 ports repeated string
-        message DiscoverRequest: oneof mode { 1 ip_list IPListModeRequest; 2 ip_range IPRangeModeRequest; 3 mdns MDNSModeRequest; 4 nmap NmapModeRequest }
+        message DiscoverRequest: oneof mode { 1 ip_list IPListModeRequest; 2 ip_range IPRangeModeRequest; 3 mdns MDNSModeRequest; 4 nmap NmapModeRequest }; 100 max_rate uint32
         message DiscoverResponse: 1 devices repeated Device; 2 error string
 
         message FleetNodePairTarget: 1 device_identifier string; 2 ip_address string; 3 port string; 4 url_scheme string; 5 driver_name string; 6 manufacturer string; 7 firmware_version string
