@@ -3,6 +3,7 @@
 
 mod accounts;
 mod admin;
+mod alerts;
 mod audit;
 mod details;
 mod devices;
@@ -17,7 +18,7 @@ mod pairing;
 mod results;
 mod scans;
 mod schedules;
-mod search;
+pub(crate) mod search;
 mod sites;
 
 use std::sync::Arc;

@@ -81,6 +81,21 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
         &[("GetScanDifference", Operator(NodeRead))],
     ),
     (
+        "fleet.v1.AlertService",
+        &[
+            ("CreateAlertChannel", Operator(OrgAdmin)),
+            ("ListAlertChannels", Operator(NodeRead)),
+            ("DeleteAlertChannel", Operator(OrgAdmin)),
+            ("TestAlertChannel", Operator(OrgAdmin)),
+            ("CreateAlertRule", Operator(OrgAdmin)),
+            ("UpdateAlertRule", Operator(OrgAdmin)),
+            ("ListAlertRules", Operator(NodeRead)),
+            ("DeleteAlertRule", Operator(OrgAdmin)),
+            ("ListAlertDeliveries", Operator(NodeRead)),
+            ("RetryAlertDelivery", Operator(OrgAdmin)),
+        ],
+    ),
+    (
         "fleet.v1.ScheduleService",
         &[
             ("CreateSchedule", Operator(NodeManage)),

@@ -2,6 +2,7 @@
 //! database.
 
 pub(crate) mod accounts;
+pub(crate) mod alerts;
 pub(crate) mod audit;
 pub(crate) mod details;
 pub(crate) mod devices;

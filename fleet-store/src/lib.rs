@@ -15,6 +15,12 @@ pub use api::{
         Account, Accounts, BrowserSession, CreatedKey, KEYS_OF_AN_OPERATOR, KeyError, KeyScope,
         Keys, Member, MemberError, MemberSession, Members, NewKey, OperatorKey, Rotation,
     },
+    alerts::{
+        ALERT_CHANNELS_OF_A_RULE, ALERT_CHANNELS_OF_AN_ORG, ALERT_KEPT, ALERT_LEASE,
+        ALERT_RULES_OF_AN_ORG, ALERTS_WAITING, AlertChannelRow, AlertDeliveryRow,
+        AlertDeliveryState, AlertError, AlertRuleRow, AlertTarget, Alerts, LeasedAlert,
+        NewAlertChannel, NewAlertRule, UnknownDeliveryState,
+    },
     audit::{
         Actor, Audit, AuditChain, AuditEntry, AuditLink, AuditQuery, AuditResult, AuditRow,
         LinkedRecord, Principal,
@@ -53,8 +59,8 @@ pub use api::{
     },
     scans::{
         Ack, Acked, CancelScanError, Canceled, Completion, CreateScanError, CreatedScan, Dispatch,
-        EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanHistory, ScanHost,
-        ScanRow, Scans, StoredEvent,
+        EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanChanges, ScanHistory,
+        ScanHost, ScanRow, Scans, StoredEvent,
     },
     schedules::{
         NewSchedule, RUNS_KEPT, RunNowError, SCHEDULES_OF_AN_ORG, ScheduleChange, ScheduleError,
@@ -96,6 +102,7 @@ pub trait Store:
     + Direct
     + Audit
     + AuditChain
+    + Alerts
     + Statistics
     + std::fmt::Debug
 {

@@ -86,6 +86,7 @@ pub fn methods() -> impl Iterator<Item = &'static Method> {
         fleet::ScanClient::METHODS,
         fleet::ResultClient::METHODS,
         fleet::ScheduleClient::METHODS,
+        fleet::AlertClient::METHODS,
         fleet::NodeClient::METHODS,
         fleet::NodeKeyClient::METHODS,
         fleet::NodeConfirmationClient::METHODS,

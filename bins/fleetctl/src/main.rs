@@ -1,5 +1,6 @@
 //! `fleetctl`: parses the command line, calls the server, prints the result and exits with a documented status.
 
+mod alerts;
 mod ask;
 mod audit;
 mod cli;
@@ -81,6 +82,7 @@ async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Sites(command) => sites::run(&server, format, command).await,
         Command::Scan(command) => scans::run(&server, format, command).await,
         Command::Schedule(command) => schedules::run(&server, format, command).await,
+        Command::Alerts(command) => alerts::run(&server, format, command).await,
         Command::Devices(command) => devices::run(&server, format, command).await,
         Command::Direct(command) => direct::run(&server, format, command).await,
         Command::Audit(command) => audit::run(&server, format, command).await,

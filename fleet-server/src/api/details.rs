@@ -27,7 +27,9 @@ impl DeviceDetailService for Api {
         let store = &self.app.store;
         let Some(found) = store.device_detail(call.org, id).await.answered()? else {
             let unknown = format!("no device {id} in this organization");
-            return Err(RpcError::not_found(unknown));
+            return Err(RpcError::not_found(unknown)
+                .with_reason("DEVICE_NOT_FOUND")
+                .with_fact("value", id));
         };
         let device = self
             .with_pairings(call.org, vec![found.device])
@@ -55,7 +57,10 @@ impl DeviceDetailService for Api {
         let (add, remove) = (labels(&request.add)?, labels(&request.remove)?);
         if let Some(label) = add.intersection(&remove).next() {
             let both = format!("label `{label}` cannot be added and removed at once");
-            return Err(RpcError::invalid_argument(both));
+            return Err(RpcError::invalid_argument(both)
+                .with_reason("INVALID_FIELD")
+                .with_fact("field", "remove")
+                .with_fact("value", label));
         }
         let subject = format!("{} devices", devices.len());
         let store = &self.app.store;
@@ -78,7 +83,9 @@ impl DeviceDetailService for Api {
             return Err(RpcError::invalid_argument(format!(
                 "text: character {} is invisible or changes the order of text: write the note without it",
                 at + 1
-            )));
+            ))
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", "text"));
         }
         let store = &self.app.store;
         let set = store.set_device_note(
@@ -99,7 +106,11 @@ impl DeviceDetailService for Api {
 fn labels(texts: &[String]) -> Result<BTreeSet<Label>, RpcError> {
     let label = |text: &String| {
         let label = text.parse::<Label>();
-        label.map_err(|error| RpcError::invalid_argument(error.to_string()))
+        label.map_err(|error| {
+            RpcError::invalid_argument(error.to_string())
+                .with_reason("INVALID_FIELD")
+                .with_fact("field", "label")
+        })
     };
     texts.iter().map(label).collect()
 }

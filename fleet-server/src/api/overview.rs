@@ -84,6 +84,8 @@ fn cursor(text: &str) -> Result<Option<BlockNumber>, RpcError> {
         RpcError::invalid_argument(format!(
             "cursor: {error}, or leave it empty for the first page"
         ))
+        .with_reason("INVALID_FIELD")
+        .with_fact("field", "cursor")
     })?;
     Ok(Some(block))
 }

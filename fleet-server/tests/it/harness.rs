@@ -486,6 +486,7 @@ pub(crate) fn list(addresses: &[&str], ports: &[&str]) -> DiscoverRequest {
     request_of(Mode::IpList(pairing::IpListModeRequest {
         ip_addresses: owned(addresses),
         ports: owned(ports),
+        explicit: false,
     }))
 }
 
@@ -513,7 +514,10 @@ pub(crate) fn mdns(service_type: &str) -> DiscoverRequest {
 }
 
 fn request_of(mode: Mode) -> DiscoverRequest {
-    DiscoverRequest { mode: Some(mode) }
+    DiscoverRequest {
+        mode: Some(mode),
+        max_rate: 0,
+    }
 }
 
 fn owned(texts: &[&str]) -> Vec<String> {

@@ -2,7 +2,7 @@
 //
 // The hash contains only a view and an id: `#/` (the overview), `#/scans`, `#/scans/new`, `#/scans/<scan>`,
 // `#/scans/<scan>/changes/<group>/<other scan>`, `#/devices?search=…`, `#/devices/<device>`, `#/nodes`,
-// `#/nodes/enroll`, `#/nodes/<node>/confirm`, `#/audit`, `#/people`, `#/account`. It never contains keys, codes or
+// `#/nodes/enroll`, `#/nodes/<node>/confirm`, `#/alerts`, `#/audit`, `#/people`, `#/account`. It never contains keys, codes or
 // passwords.
 
 import { banner, currentOperator, frame, may, onSignedOut, setSession, title } from "./app.js";
@@ -11,6 +11,7 @@ import { fill, h, show, tickTimes } from "./dom.js";
 import { sentence } from "./format.js";
 import { currentSession, signOut } from "./rpc.js";
 import { accountView } from "./account.js";
+import { alertsView } from "./alerts.js";
 import { changesView } from "./changes.js";
 import { deviceView } from "./device.js";
 import { devicesView } from "./devices.js";
@@ -37,6 +38,7 @@ const ROUTES = [
   [/^\/nodes\/enroll$/, "nodes", enrollView],
   [/^\/nodes\/(\d{1,19})\/confirm$/, "nodes", confirmView],
   [/^\/sites$/, "nodes", sitesView],
+  [/^\/alerts$/, "alerts", alertsView],
   [/^\/audit$/, "audit", auditView],
   [/^\/people$/, "people", peopleView],
   [/^\/account$/, "account", accountView],

@@ -9,7 +9,7 @@ use fleet_discovery::{
 use fleet_inventory::DayCounts;
 
 use super::{
-    blocks, codec, days,
+    alerts, blocks, codec, days,
     entity::{chunk, command, scan, scan_event},
     inserts, ledger, missing,
 };
@@ -314,6 +314,7 @@ impl<'t> LockedScan<'t> {
         self.row.units_done = self.row.units_settled;
         self.row.phase.clear();
         self.ended_now = true;
+        alerts::scan_ended(self.tx, self.row.id).await?;
         self.append(&[LogEvent::Ended(ScanEnded { conclusion, ledger })], now)
             .await
     }

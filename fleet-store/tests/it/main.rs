@@ -5,6 +5,7 @@
 mod site;
 
 mod accounts;
+mod alerts;
 mod audit;
 mod canceling;
 mod chain;
