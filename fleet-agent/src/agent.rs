@@ -55,6 +55,8 @@ pub struct AgentOptions {
     pub halt: watch::Receiver<Option<String>>,
     /// Whether scans may listen at the ports of IP report buttons.
     pub listen_announcements: bool,
+    /// Whether pairings may try the default passwords of a make, if an operator requests it.
+    pub default_passwords: bool,
     /// Time limit for uploading results during the shutdown.
     pub drain: Duration,
 }
@@ -70,6 +72,7 @@ impl Default for AgentOptions {
             command_targets: u32::try_from(limits::COMMAND_TARGETS).unwrap_or(u32::MAX),
             halt: watch::channel(None).1,
             listen_announcements: false,
+            default_passwords: true,
             drain: Duration::from_secs(10),
         }
     }

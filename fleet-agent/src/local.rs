@@ -163,6 +163,7 @@ impl LocalScan {
             default_ports,
             listed: fleet_discovery::is_explicit(targets),
             budget: BUDGET,
+            rate: 0,
             listen: listening.map(|listening| Listen::new(listening, subnets.clone())),
             local_subnets: subnets,
             policy,
@@ -272,6 +273,7 @@ impl Selected {
         let request = ScanRequest {
             mode: Mode::List(targets.to_vec()),
             ports: Vec::new(),
+            rate: 0,
         };
         let rules = PlanPolicy {
             addresses: policy.addresses,

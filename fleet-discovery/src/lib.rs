@@ -36,7 +36,7 @@ pub use admit::{HostVerdicts, KnownRow, OverQuota, RowVerdict, admit, admit_host
 pub use coverage::{
     ScannedChunk, address_outcomes, endpoint_outcomes, quiet_hosts, unidentified_hosts,
 };
-pub use estimate::{OpenScan, PastScan, estimate, queue_wait};
+pub use estimate::{OpenScan, PastScan, estimate, packets, queue_wait};
 pub use event::{DeviceFound, HostFound, LogEvent, ScanEnded};
 pub use exclusion::{Exclusion, ExclusionError, excluded_entries};
 pub use gaps::Gaps;
@@ -50,8 +50,8 @@ pub use lifecycle::{
 pub use name::{HostName, InvalidName};
 pub use node::{Announcement, NodeProfile};
 pub use plan::{
-    Chunk, ChunkCommand, JointPlan, Participant, Plan, PlanError, PlanPolicy, PlannedShare,
-    check_participants, plan, plan_at_site, plan_over,
+    Chunk, ChunkCommand, JointPlan, OtherNode, Participant, Plan, PlanError, PlanPolicy,
+    PlannedShare, check_participants, plan, plan_at_site, plan_over, warnings,
 };
 pub use ports::{PortsError, parse_ports};
 pub use request::{Mode, ScanRequest, Tally, is_explicit};

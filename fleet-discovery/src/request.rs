@@ -9,6 +9,8 @@ pub struct ScanRequest {
     pub mode: Mode,
     /// The ports; without ports, the defaults of the node's drivers apply.
     pub ports: Vec<String>,
+    /// The most probes per second; 0 for the rate of the node.
+    pub rate: u32,
 }
 
 impl ScanRequest {

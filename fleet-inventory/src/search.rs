@@ -145,10 +145,11 @@ const TEXTS: [(&str, TextField); 9] = [
 ];
 
 /// The words for pairing states.
-const PAIRING: [(&str, PairingStatus); 6] = [
+const PAIRING: [(&str, PairingStatus); 7] = [
     ("unpaired", PairingStatus::Unpaired),
     ("paired", PairingStatus::Paired),
     ("default-password", PairingStatus::DefaultPassword),
+    ("open", PairingStatus::Open),
     ("password", PairingStatus::AuthenticationNeeded),
     ("pending", PairingStatus::Pending),
     ("failed", PairingStatus::Failed),
@@ -215,7 +216,7 @@ impl Search {
                 let value = value.to_ascii_lowercase();
                 let known = PAIRING.iter().find(|(name, _)| *name == value);
                 let (_, status) = known.ok_or_else(|| {
-                    invalid("use unpaired, paired, default-password, password, pending or failed")
+                    invalid("use unpaired, paired, default-password, open, password, pending or failed")
                 })?;
                 self.pairing.push(*status);
             }

@@ -18,7 +18,7 @@ mod pairing;
 mod results;
 mod scans;
 mod schedules;
-mod search;
+pub(crate) mod search;
 mod sites;
 
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use fleet_pairing::Binding;
 use fleet_registry::{Capabilities, Capability};
 use fleet_store::{
     BoundDevice, DeviceAlias, DevicePairing, DeviceRow, DeviceSighting, Hello, Invitation, NodeRow,
-    PairResultRow, Progress, ScanRow,
+    PairResultRow, Progress, ScanChanges, ScanRow,
 };
 use fleet_wire::{RpcError, admin, fleet, fleetmanagement, gateway, pairing};
 pub(crate) use hosts::{host_found, raw_host, scan_host};
@@ -90,7 +90,9 @@ pub(crate) fn scan_request(
     request: Option<pairing::DiscoverRequest>,
 ) -> Result<ScanRequest, RpcError> {
     use pairing::discover_request::Mode as Wire;
-    let mode = request.and_then(|request| request.mode).ok_or_else(|| {
+    let request = request.unwrap_or_default();
+    let rate = request.max_rate;
+    let mode = request.mode.ok_or_else(|| {
         RpcError::invalid_argument("request names no mode: give ip_list, ip_range, nmap or mdns")
             .with_reason("INVALID_FIELD")
             .with_fact("field", "request")
@@ -99,6 +101,7 @@ pub(crate) fn scan_request(
         Wire::IpList(list) => ScanRequest {
             mode: Mode::List(without_comments(list.ip_addresses)?),
             ports: list.ports,
+            rate,
         },
         Wire::IpRange(range) => ScanRequest {
             mode: Mode::Range {
@@ -106,10 +109,12 @@ pub(crate) fn scan_request(
                 end: range.end_ip,
             },
             ports: range.ports,
+            rate,
         },
         Wire::Nmap(nmap) => ScanRequest {
             mode: Mode::Target(nmap.target),
             ports: nmap.ports,
+            rate,
         },
         Wire::Mdns(mdns) => ScanRequest {
             mode: Mode::Mdns {
@@ -118,6 +123,7 @@ pub(crate) fn scan_request(
                 timeout_seconds: mdns.timeout_seconds,
             },
             ports: Vec::new(),
+            rate,
         },
     })
 }
@@ -126,6 +132,7 @@ pub(crate) fn scan_request(
 pub(crate) fn discover_request(request: ScanRequest) -> pairing::DiscoverRequest {
     use pairing::discover_request::Mode as Wire;
     let ports = request.ports;
+    let max_rate = request.rate;
     let mode = match request.mode {
         Mode::List(ip_addresses) => Wire::IpList(pairing::IpListModeRequest {
             ip_addresses,
@@ -148,7 +155,10 @@ pub(crate) fn discover_request(request: ScanRequest) -> pairing::DiscoverRequest
             timeout_seconds,
         }),
     };
-    pairing::DiscoverRequest { mode: Some(mode) }
+    pairing::DiscoverRequest {
+        mode: Some(mode),
+        max_rate,
+    }
 }
 
 /// A device of a report, with unchecked fields.
@@ -232,6 +242,21 @@ pub(crate) fn scan(row: ScanRow) -> fleet::Scan {
         open_scope: row.open_scope,
         commands: row.chunks,
         commands_done: row.chunks_done,
+        changes: row.changes.map(changes),
+        name: row.name,
+    }
+}
+
+fn changes(changes: ScanChanges) -> fleet::ScanChanges {
+    fleet::ScanChanges {
+        against_scan_id: changes
+            .against
+            .map(|scan| scan.to_string())
+            .unwrap_or_default(),
+        new: changes.new,
+        missing: changes.missing,
+        moved: changes.moved,
+        changed: changes.changed,
     }
 }
 
@@ -359,6 +384,7 @@ pub(crate) fn node(row: NodeRow, online: bool, connected: bool) -> fleet::Node {
     );
     let ended_at = row.stream.and_then(|stream| stream.ended_at);
     fleet::Node {
+        rate: hello.rate,
         missing_capabilities,
         disconnected_reason,
         disconnected_at: ended_at.filter(|_| !connected).map(timestamp),
@@ -523,7 +549,12 @@ pub(crate) fn discovered_device(
         manufacturer: facts.manufacturer,
         firmware_version: facts.firmware,
         last_seen: Some(timestamp(row.last_seen)),
-        pairing_status: status.to_string(),
+        pairing_status: match status {
+            // Upstream clients know no other name for it.
+            PairingStatus::Open => PairingStatus::Paired,
+            other => other,
+        }
+        .to_string(),
     }
 }
 
@@ -536,7 +567,8 @@ fn serial_number(facts: &DeviceFacts) -> String {
 pub(crate) fn pairing_status(status: PairingStatus) -> fleetmanagement::PairingStatus {
     use fleetmanagement::PairingStatus as Wire;
     match status {
-        PairingStatus::Paired => Wire::Paired,
+        // Upstream has no status of its own for devices without a login.
+        PairingStatus::Paired | PairingStatus::Open => Wire::Paired,
         PairingStatus::Unpaired => Wire::Unpaired,
         PairingStatus::AuthenticationNeeded => Wire::AuthenticationNeeded,
         PairingStatus::Pending => Wire::Pending,
@@ -555,6 +587,7 @@ pub(crate) fn pairing_result(
         device_identifier,
         pairing_status: pairing_status(status).into(),
         error,
+        open: status == PairingStatus::Open,
     }
 }
 

@@ -51,6 +51,7 @@ pub(crate) async fn start(
         node,
         request,
         request_id: None,
+        name: String::new(),
         priority: Priority::Interactive,
         queueing: Queueing::Never,
         override_blackout: false,

@@ -27,6 +27,7 @@ mod audit;
 mod auth;
 mod call;
 mod call_limits;
+mod changes;
 mod config;
 mod convert;
 mod credential_limits;

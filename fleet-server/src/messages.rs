@@ -32,6 +32,7 @@ pub(crate) fn command(issued: &IssuedCommand) -> ControlCommand {
     let request = ScanRequest {
         mode,
         ports: issued.ports.iter().map(ToString::to_string).collect(),
+        rate: issued.rate,
     };
     let mut request = convert::discover_request(request);
     if let Some(discover_request::Mode::IpList(list)) = &mut request.mode {

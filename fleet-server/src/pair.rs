@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use fleet_core::{NodeId, PairingId, PairingStatus, Permission, enrollment::NodeState};
 use fleet_discovery::Exclusion;
+use fleet_registry::{Capabilities, Capability};
 use fleet_store::{NewPairing, NodeRow, PairPage, PairSelection, PairTargets};
 use fleet_wire::{
     BoxStream, Reply, RpcError,
@@ -80,6 +81,11 @@ async fn store(
         .with_fact("field", "device_identifiers"));
     }
     let row = confirmed(app, call, node).await?;
+    if credentials.tries_defaults() && !can_try_defaults(&row) {
+        return Err(RpcError::failed_precondition(format!(
+            "node {node} cannot try default passwords: upgrade it, or give the password"
+        )));
+    }
     let site = app.store.site(call.org, row.site).await.answered()?;
     let now = app.environment.now();
     if let Some(blackout) = site.as_ref().and_then(|site| SiteBlackout::of(site, now)) {
@@ -90,7 +96,7 @@ async fn store(
     let selection = PairSelection {
         identifiers: request.identifiers,
         all_unpaired: request.all_unpaired,
-        with_password: credentials.has_password(),
+        with_password: credentials.has_password() || credentials.tries_defaults(),
     };
     let wanted = app.store.pair_targets(call.org, node, selection).await;
     let PairTargets { targets, refused } = without_excluded(wanted.answered()?, &exclusions);
@@ -153,6 +159,13 @@ async fn confirmed(app: &App, call: &OperatorCall, node: NodeId) -> Result<NodeR
         );
     }
     Ok(row)
+}
+
+/// Whether the node announced that it can try the default passwords of a make.
+fn can_try_defaults(row: &NodeRow) -> bool {
+    let capabilities = row.hello.iter().flat_map(|hello| &hello.capabilities);
+    let capabilities = Capabilities::parse(capabilities.map(String::as_str));
+    capabilities.has(Capability::DefaultPasswords)
 }
 
 /// Refuses the targets whose addresses the site excludes.

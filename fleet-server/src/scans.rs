@@ -7,7 +7,8 @@ use fleet_core::{
     NodeId, OrgId, Permission, Priority, ScanId, Timestamp, enrollment::NodeState, limits,
 };
 use fleet_discovery::{
-    Exclusion, Plan, PlanError, ScanRequest, estimate, plan_at_site, queue_wait,
+    Exclusion, NodeProfile, OtherNode, Plan, PlanError, ScanRequest, estimate, plan_at_site,
+    queue_wait, warnings,
 };
 use fleet_inventory::BlackoutEnd;
 use fleet_registry::{Capabilities, Capability};
@@ -31,6 +32,7 @@ pub(crate) struct Start {
     pub(crate) node: NodeId,
     pub(crate) request: ScanRequest,
     pub(crate) request_id: Option<String>,
+    pub(crate) name: String,
     pub(crate) priority: Priority,
     pub(crate) queueing: Queueing,
     /// Starts it in spite of the blackouts of its site.
@@ -66,6 +68,7 @@ async fn store(app: &Arc<App>, call: &OperatorCall, start: Start) -> Result<Crea
         node: start.node,
         operator: call.operator,
         request_id: start.request_id,
+        name: start.name,
         request: start.request,
         plan,
         priority: start.priority,
@@ -165,6 +168,8 @@ impl SiteBlackout {
 #[derive(Debug)]
 pub(crate) struct Planned {
     pub(crate) node: NodeRow,
+    /// The node, at the rate of the scan.
+    pub(crate) profile: NodeProfile,
     pub(crate) plan: Plan,
     pub(crate) blackout: Option<SiteBlackout>,
 }
@@ -190,23 +195,48 @@ pub(crate) async fn planned(
         .with_reason("NODE_NOT_CONFIRMED")
         .with_fact("node_id", node));
     }
-    let profile = row.hello.as_ref().map_or_else(
-        fleet_discovery::NodeProfile::upstream,
-        fleet_store::Hello::profile,
-    );
+    let profile = row
+        .hello
+        .as_ref()
+        .map_or_else(NodeProfile::upstream, fleet_store::Hello::profile);
     let site = app.store.site(org, row.site).await.answered()?;
     let exclusions = exclusions(site.as_ref())?;
     let mut plan = plan_at_site(request, &profile, &app.plan_policy(), &exclusions)
         .map_err(|error| unplanned(&row, &error))?;
     let history = app.store.scan_history(org, node).await.answered()?;
-    plan.estimate = estimate(&plan, &profile, &history.past);
+    let paced = profile.clone().at_most(request.rate);
+    plan.estimate = estimate(&plan, &paced, &history.past);
     let now = app.environment.now();
     let blackout = site.and_then(|site| SiteBlackout::of(&site, now));
     Ok(Planned {
         node: row,
+        profile: paced,
         plan,
         blackout,
     })
+}
+
+/// What can go wrong with a plan, as sentences.
+pub(crate) async fn warnings_of(
+    app: &App,
+    org: OrgId,
+    planned: &Planned,
+) -> Result<Vec<String>, RpcError> {
+    let nodes = app.store.list_nodes(org).await.answered()?;
+    let others = nodes
+        .into_iter()
+        .filter(|row| row.id != planned.node.id && row.state == NodeState::Confirmed)
+        .map(|row| OtherNode {
+            same_site: row.site == planned.node.site,
+            local_subnets: row
+                .hello
+                .as_ref()
+                .map(|hello| hello.profile().local_subnets)
+                .unwrap_or_default(),
+            name: row.name,
+        });
+    let others: Vec<OtherNode> = others.collect();
+    Ok(warnings(&planned.plan, &planned.profile, &others))
 }
 
 /// What a site excludes.

@@ -21,7 +21,7 @@ use futures::FutureExt;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::{
-    alerts, api::Api, app::App, auth::Gate, config::ServerConfig, dispatch,
+    alerts, api::Api, app::App, auth::Gate, changes, config::ServerConfig, dispatch,
     environment::Environment, http, metrics, orders, readiness, replicas, schedules, seal, sweep,
 };
 
@@ -87,6 +87,7 @@ impl Server {
         work.spawn(supervise("dispatch", app.clone(), dispatch::run));
         work.spawn(supervise("sweep", app.clone(), sweep::run));
         work.spawn(supervise("schedules", app.clone(), schedules::run));
+        work.spawn(supervise("changes", app.clone(), changes::run));
         work.spawn(supervise("alerts", app.clone(), alerts::run));
         work.spawn(supervise("deliveries", app.clone(), alerts::deliver));
         work.spawn(supervise("orders", app.clone(), orders::run));

@@ -59,8 +59,8 @@ pub use api::{
     },
     scans::{
         Ack, Acked, CancelScanError, Canceled, Completion, CreateScanError, CreatedScan, Dispatch,
-        EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanHistory, ScanHost,
-        ScanRow, Scans, StoredEvent,
+        EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanChanges, ScanHistory,
+        ScanHost, ScanRow, Scans, StoredEvent,
     },
     schedules::{
         NewSchedule, RUNS_KEPT, RunNowError, SCHEDULES_OF_AN_ORG, ScheduleChange, ScheduleError,

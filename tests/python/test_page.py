@@ -202,8 +202,8 @@ def test_a_scan_is_repeated_after_a_preview_of_its_runs(server, page):
     page.open("#/scans/new")
     page.until("the nodes", lambda: "barn-2" in page.text())
     page.find("#target").send_keys("10.2.0.0/22")
-    page.find("#repeat").click()
-    page.find("#schedule-name").send_keys("nightly")
+    page.click("label[for=repeat]")
+    page.find("#scan-name").send_keys("nightly")
     page.find("#schedule-when").send_keys("30 2 * * *")
     page.shows("2026-03-29 03:00 (+02:00)", "Create schedule")
     page.until("the form", lambda: page.find("#start-scan").is_enabled())
@@ -257,7 +257,7 @@ def test_a_scan_of_a_subnet_that_the_node_chose_shows_unknown_targets(server, pa
     server.replies["ScanService/ListScans"] = {"scans": [unknown]}
     server.replies["ScanService/GetScan"] = {"scan": unknown}
     page.open("#/scans")
-    page.shows("3 / unknown")
+    page.shows("3 of an unknown number")
     page.open(f"#/scans/{SCAN}")
     page.shows("in an unknown number of targets", "The node chose the addresses")
 
@@ -602,7 +602,8 @@ def test_a_device_is_deleted_with_a_reason(server, page):
     server.replies["DeviceService/DeleteDevices"] = delete
     page.open("#/devices")
     page.shows("Antminer S19")
-    page.click(f"[data-key='1'] button[aria-label*='Delete']")
+    page.click("[data-key='1'] .row-box")
+    page.click("#delete-selected")
     page.click("#dialog-action")
     assert page.browser.find_elements("css selector", "dialog"), "a reason is required"
     page.type("dialog input", "sold")
@@ -612,7 +613,7 @@ def test_a_device_is_deleted_with_a_reason(server, page):
     server.session["permissions"] = ["fleetnode:read"]
     page.open("#/devices")
     page.shows("Antminer S19")
-    assert not page.browser.find_elements("css selector", "button[aria-label*='Delete']")
+    assert not page.browser.find_elements("css selector", "#delete-selected, .row-box"), "a viewer selects nothing"
 
 
 def test_a_node_is_renamed_in_a_dialog(server, page):
@@ -661,6 +662,26 @@ def test_pairing_shows_first_the_pairable_devices_and_then_results_by_reason(ser
     page.until("the focus on Close", lambda: page.focused() == "Close")
     page.click("dialog .actions button")
     page.until("the focus back on the page", lambda: page.focused() == "Pair all unpaired")
+
+
+def test_default_passwords_are_tried_only_on_request_and_open_devices_are_shown_so(server, page):
+    pairing_replies(server)
+    server.replies["DeviceSearchService/SearchDevices"] = {"devices": [device(1, pairingStatus="OPEN", boundToFleetNodeId="7"), device(2)]}
+    results = [{"deviceIdentifier": "mac:02:00:5E:10:00:01", "pairingStatus": "PAIRING_STATUS_PAIRED", "open": True}]
+    results += [{"deviceIdentifier": "mac:02:00:5E:10:00:02", "pairingStatus": "PAIRING_STATUS_DEFAULT_PASSWORD"}]
+    server.replies["DevicePairingService/StartPairing"] = {"pairingId": "p1"}
+    ended = {"pairingId": "p1", "targets": "2", "done": "2", "ended": True, "code": "ok"}
+    server.replies["DevicePairingService/GetPairing"] = lambda request: {"pairing": ended, "results": results if request["after"] == "0" else [], "nextCursor": "2"}
+    page.open("#/devices")
+    page.shows("Open")
+    page.find("#device-node").find_element("css selector", "option[value='7']").click()
+    page.click("#pair-all")
+    page.shows("6 of 12 devices can be paired", "Some devices lock their login after several refused passwords.")
+    page.click("dialog input[type=checkbox]")
+    page.shows("8 of 12 devices can be paired")
+    page.click("dialog button[type=submit]")
+    page.shows("Done: 2 of 2 devices tried", "1 Open", "1 Default password")
+    assert sent(server, "DevicePairingService/StartPairing")[-1]["credentials"] == {"username": "root", "tryDefaults": True}
 
 
 def test_focus_continues_at_the_row_after_a_dialog(server, page):

@@ -397,6 +397,14 @@ pub(crate) enum Scan {
         /// Id of the scan.
         scan: String,
     },
+    /// Start a scan of the same targets as an earlier one, and watch it.
+    Again {
+        /// Id of the earlier scan.
+        scan: String,
+        /// Print the scan and exit without watching it.
+        #[arg(long)]
+        no_watch: bool,
+    },
     /// Show what changed since the previous scan of the same targets, or since another scan.
     Diff(difference::Arguments),
     /// List the hosts that answered a scan and that no driver identified, each with the command that records it.
@@ -607,6 +615,14 @@ pub(crate) struct Targets {
         value_delimiter = ','
     )]
     pub(crate) ports: Vec<String>,
+    /// Maximum number of probes per second [default: the rate of the node].
+    #[arg(
+        long,
+        default_value_t = 0,
+        hide_default_value = true,
+        value_name = "NUMBER"
+    )]
+    pub(crate) rate: u32,
     /// Treat a single TARGET as an entry of a list instead of a target expression.
     #[arg(long)]
     pub(crate) list: bool,
@@ -636,6 +652,14 @@ pub(crate) struct Start {
     /// Identifies the request: repeating it does not start a second scan [default: random].
     #[arg(long, value_name = "TEXT")]
     pub(crate) request_id: Option<String>,
+    /// Name of the scan in lists.
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "TEXT"
+    )]
+    pub(crate) name: String,
     /// Maximum time that the scan waits for its node, in seconds [default: 24 h].
     #[arg(long, value_name = "SECONDS")]
     pub(crate) queue_for: Option<i64>,
@@ -670,6 +694,10 @@ pub(crate) struct Login {
     /// Without a password, the command finds out which devices need one.
     #[arg(long, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,
+    /// Also try the default passwords of the make, each once, at most three per device. Some devices lock their login after several
+    /// refused passwords.
+    #[arg(long)]
+    pub(crate) try_defaults: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -763,8 +791,11 @@ pub(crate) enum Devices {
     /// Pair devices of a node. The credentials are tried once on each device.
     Pair {
         /// Ids or identifiers of devices that the node found.
-        #[arg(required = true, value_name = "DEVICE")]
+        #[arg(required_unless_present = "search", value_name = "DEVICE")]
         devices: Vec<String>,
+        /// Pair the devices of the node that match, such as "model:S19 pairing:failed".
+        #[arg(long, value_name = "TERMS", conflicts_with = "devices")]
+        search: Option<String>,
         #[command(flatten)]
         how: PairOn,
     },
@@ -781,8 +812,23 @@ pub(crate) enum Devices {
     /// Unpair devices: remove their binding and delete their stored credentials.
     Unpair {
         /// Ids of the devices.
-        #[arg(required = true, value_name = "DEVICE")]
+        #[arg(required_unless_present = "search", value_name = "DEVICE")]
         devices: Vec<i64>,
+        /// Unpair the devices that match, such as "site:barn pairing:paired".
+        #[arg(long, value_name = "TERMS", conflicts_with = "devices")]
+        search: Option<String>,
+        /// Skip the confirmation of --search.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Scan the addresses of devices again, each from the node that found it. Prints the scans.
+    Rescan {
+        /// Ids of the devices.
+        #[arg(required_unless_present = "search", value_name = "DEVICE")]
+        devices: Vec<i64>,
+        /// Scan the devices that match, such as "seen:>1d".
+        #[arg(long, value_name = "TERMS", conflicts_with = "devices")]
+        search: Option<String>,
     },
 }
 

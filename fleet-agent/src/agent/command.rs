@@ -184,6 +184,7 @@ impl CommandReader<'_> {
             default_ports,
             listed,
             budget: limits::COMMAND_BUDGET,
+            rate: request.max_rate,
             listen,
             policy: Arc::clone(self.policy),
             local_subnets: self.local_subnets.to_vec(),
@@ -387,6 +388,7 @@ mod tests {
         let command = AgentCommand {
             command: Some(agent_command::Command::Discover(DiscoverRequest {
                 mode: Some(mode),
+                max_rate: 0,
             })),
         };
         let Job::Scan(task) = reader.read(command.encode_to_vec().into())? else {

@@ -268,6 +268,7 @@ impl Stream {
         let command = AgentCommand {
             command: Some(agent_command::Command::Discover(DiscoverRequest {
                 mode: Some(mode),
+                max_rate: 0,
             })),
         };
         self.send(control_stream_response::Kind::Command(ControlCommand {

@@ -349,6 +349,7 @@ fn pair_row(result: FleetNodePairResult) -> Result<PairRow, (PairRejectReason, S
         identifier: &result.device_identifier,
         outcome,
         default_password: result.default_password_active,
+        open: result.open,
         serial: &result.serial_number,
         mac: &result.mac_address,
         model: &result.model,
@@ -365,7 +366,10 @@ fn pair_row(result: FleetNodePairResult) -> Result<PairRow, (PairRejectReason, S
         return Err(refused(PairRejectReason::Credentials));
     }
     let sealed = sealed
-        .filter(|sealed| !sealed.username.is_empty() || !sealed.password.is_empty())
+        // No password worked at a device that needs none.
+        .filter(|sealed| {
+            !parsed.open && !(sealed.username.is_empty() && sealed.password.is_empty())
+        })
         .map(|sealed| SealedCredentials {
             username: sealed.username.to_vec(),
             password: sealed.password.to_vec(),

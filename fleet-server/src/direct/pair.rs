@@ -245,15 +245,18 @@ impl Pairing {
             endpoint,
             facts: row.facts.clone(),
             login: self.credentials.login(),
+            try_defaults: self.credentials.tries_defaults(),
             permit: permit.clone(),
         };
         let trying = tokio::time::timeout(permit.left(), self.path.prober.pair(order));
         let PairAnswer {
             outcome,
             default_password,
+            open,
             error,
         } = trying.await.map_err(|_| "it was too slow".to_owned())?;
         match outcome {
+            PairOutcome::Paired if open => Ok(PairingStatus::Open),
             PairOutcome::Paired if default_password == Some(true) => {
                 Ok(PairingStatus::DefaultPassword)
             }

@@ -514,7 +514,10 @@ pub(crate) fn mdns(service_type: &str) -> DiscoverRequest {
 }
 
 fn request_of(mode: Mode) -> DiscoverRequest {
-    DiscoverRequest { mode: Some(mode) }
+    DiscoverRequest {
+        mode: Some(mode),
+        max_rate: 0,
+    }
 }
 
 fn owned(texts: &[&str]) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! The inventory as operators read it.
 
-use std::{collections::BTreeMap, mem::take};
+use std::{collections::BTreeMap, mem::take, net::IpAddr};
 
 use fleet_core::{DeviceFacts, Serial};
 use fleet_pairing::{IdentityChange, decide_undo};
@@ -16,6 +16,22 @@ use crate::{
     DeviceAlias, DeviceName, DeviceRow, DeviceSighting, Inventory, RefusedDevice, SeparatedDevices,
     UndoError, sql::prelude::*,
 };
+
+/// The text by which a device sorts in the order of addresses, with numbers of a fixed width: IPv4 before IPv6, then the
+/// port. Empty without an address.
+pub(super) fn address_key(model: &device::Model) -> String {
+    let Some(AsText(ip)) = model.ip else {
+        return String::new();
+    };
+    let port = model.port.unwrap_or(0);
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, c, d] = ip.octets();
+            format!("4{a:03}{b:03}{c:03}{d:03}{port:05}")
+        }
+        IpAddr::V6(ip) => format!("6{:032x}{port:05}", ip.to_bits()),
+    }
+}
 
 #[async_trait]
 impl Inventory for SqlStore {

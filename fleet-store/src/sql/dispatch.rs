@@ -60,6 +60,7 @@ impl Dispatch for SqlStore {
             let request = scan_request::Entity::find_by_id(next.id).one(tx).await?;
             let request = request.map(|row| codec::read_request(&row.request));
             let work = Work::Scan(next.id.0);
+            let rate = read_count(next.rate)?;
             let command = command::ActiveModel {
                 // Stored before the command is sent, because reports are judged by it and not by
                 // the node's word.
@@ -86,6 +87,7 @@ impl Dispatch for SqlStore {
                 priority: next.priority.0,
                 request: codec::read_command(&chunk.command)?,
                 ports: codec::read_ports(&chunk.ports)?,
+                rate,
                 is_explicit: request
                     .transpose()?
                     .is_some_and(|request| request.is_explicit()),

@@ -33,10 +33,12 @@ impl Shell {
         let named = self.agent.options.local_subnets.as_deref();
         self.subnets = self.policy.choose_subnets(named);
         let chosen = self.subnets.iter().filter(|choice| choice.is_chosen);
-        let listens = self.agent.options.listen_announcements;
+        let options = &self.agent.options;
+        let (listens, tries) = (options.listen_announcements, options.default_passwords);
         let capabilities = CAPABILITIES
             .iter()
-            .filter(|one| listens || **one != Capability::Announcements);
+            .filter(|one| listens || **one != Capability::Announcements)
+            .filter(|one| tries || **one != Capability::DefaultPasswords);
         let hello = ControlHello {
             // Upstream servers since September send commands only to nodes that support this version.
             max_command_protocol_version: CommandProtocolVersion::V1.into(),

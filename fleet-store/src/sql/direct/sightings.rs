@@ -305,6 +305,7 @@ fn blank(new: &NewSightings, identifier: DeviceIdentifier) -> device::Model {
         kept_apart: None,
         shared: false,
         claimed_from_node_id: None,
+        address_key: String::new(),
         missing_since: None,
     }
 }
@@ -324,6 +325,7 @@ fn learn(model: &mut device::Model, report: &DeviceReport, now: Timestamp) {
 fn mutable(model: &device::Model) -> device::ActiveModel {
     let model = model.clone();
     device::ActiveModel {
+        address_key: Set(devices::address_key(&model)),
         ip: Set(model.ip),
         port: Set(model.port),
         scheme: Set(model.scheme),

@@ -171,6 +171,7 @@ pub(crate) fn list<T: ToString>(addresses: impl IntoIterator<Item = T>) -> Disco
             ports: ports(),
             explicit: false,
         })),
+        max_rate: 0,
     }
 }
 
@@ -182,6 +183,7 @@ pub(crate) fn range(start: impl ToString, end: impl ToString) -> DiscoverRequest
             end_ip: end.to_string(),
             ports: ports(),
         })),
+        max_rate: 0,
     }
 }
 
@@ -192,5 +194,6 @@ pub(crate) fn target(target: impl ToString) -> DiscoverRequest {
             target: target.to_string(),
             ports: ports(),
         })),
+        max_rate: 0,
     }
 }

@@ -13,6 +13,7 @@ use super::{
 use crate::sql::{
     days,
     details::{self, NewEvent},
+    devices,
     entity::{binding, device, device_alias, device_sighting, identity_change, refused_device},
     inserts, pairing,
     prelude::*,
@@ -253,7 +254,7 @@ async fn hand_over(
 }
 
 /// The columns of a device that a report can change.
-const MUTABLE: [device::Column; 18] = [
+const MUTABLE: [device::Column; 19] = [
     device::Column::Identifier,
     device::Column::NodeId,
     device::Column::Ip,
@@ -271,12 +272,14 @@ const MUTABLE: [device::Column; 18] = [
     device::Column::DeletedAt,
     device::Column::Shared,
     device::Column::ClaimedFromNodeId,
+    device::Column::AddressKey,
     device::Column::MissingSince,
 ];
 
 fn active(model: &device::Model) -> device::ActiveModel {
     let model = model.clone();
     device::ActiveModel {
+        address_key: Set(devices::address_key(&model)),
         id: Set(model.id),
         org_id: Set(model.org_id),
         identifier: Set(model.identifier),
