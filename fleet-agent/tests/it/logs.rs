@@ -102,9 +102,8 @@ async fn the_limits_under_an_upstream_server_are_stated_once_and_not_at_every_co
 async fn the_reasons_of_failed_handshakes_and_lost_streams_are_logged_once_per_change() {
     let (log, _guard) = Log::start();
     let gateway = Gateway::start().await;
-    let soon = |text: &str| {
-        RpcError::resource_exhausted(text).with_retry_after(Duration::from_millis(20))
-    };
+    let soon =
+        |text: &str| RpcError::resource_exhausted(text).with_retry_after(Duration::from_millis(20));
     gateway.behavior().begin = Some(soon("the first reason"));
     let _node = Running::start(&gateway, 1_000);
     gateway.wait_for("attempts", |seen| seen.begun >= 3).await;
