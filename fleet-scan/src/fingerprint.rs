@@ -20,6 +20,8 @@ use std::{
 pub(crate) use answer::{Answered, Answers, realm, title};
 pub use explain::RuleVerdict;
 pub use file::FingerprintError;
+#[cfg(test)]
+pub(crate) use login::BodyType;
 pub(crate) use login::{DigestRule, KnownLogin, LoginRule, Shown, ShownIdentity, TokenRule};
 pub(crate) use rule::{Protocol, Request, Rule, mac};
 

@@ -107,7 +107,8 @@ pub(crate) async fn exchange(
         env!("CARGO_PKG_VERSION")
     ));
     let reply = probe.ask(request.as_bytes(), response::is_complete).await?;
-    let response = response::parse(&reply.bytes);
+    let bytes = zeroize::Zeroizing::new(reply.bytes);
+    let response = response::parse(&bytes);
     if response.as_ref().is_none_or(Response::closes) {
         probe.close();
     }

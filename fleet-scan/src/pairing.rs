@@ -14,7 +14,8 @@ use std::{
 
 use fleet_core::{DeviceFacts, Endpoint, Mac, PairOutcome, Port};
 use identity::{
-    has_the_same_make, is_proven_behind_login, is_the_same, is_the_same_device, withholds_nothing,
+    has_the_same_make, is_proven_behind_login, is_the_same, is_the_same_behind_login,
+    withholds_nothing,
 };
 use tokio::{task::spawn_blocking, time::timeout};
 
@@ -75,6 +76,10 @@ impl PairReport {
         Self::of(PairOutcome::Error, error)
     }
 }
+
+/// The result if the login opens another device. Its password is not stored.
+const ANOTHER_BEHIND: &str =
+    "another device answers behind the login: its MAC or serial differs; scan again";
 
 /// Decides whether a text is another name of a device's make.
 type IsMake = dyn Fn(&DeviceFacts, &str) -> bool + Send + Sync;
@@ -199,12 +204,8 @@ impl Pairer {
             .await?;
         if let Authenticated::Accepted { device: behind, .. } = &result {
             // The identity after the login must match the requested device.
-            let same = is_the_same_device(&target.facts, behind);
-            // Compared with both, because either may lack a MAC or a serial.
-            if same.and(is_the_same_device(&device, behind)).is_err() {
-                return Ok(PairReport::failed(
-                    "another device answers behind the login: its MAC or serial differs; scan again",
-                ));
+            if !is_the_same_behind_login(&target.facts, &device, behind) {
+                return Ok(PairReport::failed(ANOTHER_BEHIND));
             }
             let proven = is_proven_behind_login(&target.facts, &device, neighbor, behind, shown);
             if let Err(why) = proven {
@@ -330,6 +331,11 @@ impl Pairer {
                         return Ok(PairReport::failed(why));
                     }
                     let result = owner.authenticate(&mut probe, &device, login).await?;
+                    if let Authenticated::Accepted { device: behind, .. } = &result
+                        && !is_the_same_behind_login(&target.facts, &device, behind)
+                    {
+                        return Ok(PairReport::failed(ANOTHER_BEHIND));
+                    }
                     return Ok(report(result));
                 }
                 Ok(Answer::Unidentified { .. } | Answer::Foreign) => {}

@@ -39,6 +39,8 @@ pub(crate) struct Limiters {
     pub(crate) register: SourceLimiter,
     pub(crate) handshakes: SourceLimiter,
     pub(crate) handshakes_of_a_key: Limiter,
+    /// Apart from handshakes: nodes that wait for a confirmation must not keep confirmed ones out.
+    pub(crate) key_fetches: SourceLimiter,
     pub(crate) sign_ins: SourceLimiter,
     /// Sign-ins that a peer forwards for clients that it names, if it is not a trusted proxy.
     pub(crate) claimed_sign_ins: Limiter,
@@ -53,6 +55,7 @@ impl Limiters {
             register: SourceLimiter::per_minute(rates.register),
             handshakes: SourceLimiter::per_minute(rates.handshakes),
             handshakes_of_a_key: Limiter::per_minute(rates.handshakes_of_a_key),
+            key_fetches: SourceLimiter::per_minute(rates.key_fetches),
             sign_ins: SourceLimiter::per_minute(rates.sign_ins),
             claimed_sign_ins: Limiter::per_minute(rates.sign_ins.saturating_mul(CLAIMED_CLIENTS)),
             passwords_of_an_account: Limiter::per_minute(rates.passwords_of_an_account),

@@ -107,6 +107,7 @@ refusals! {
         NotFound(node) => not_found NODE_NOT_FOUND [node_id = node];
         NotRevoked(node) => failed_precondition NODE_NOT_REVOKED [node_id = node];
         Replaced { .. } => failed_precondition NODE_ALREADY_REPLACED;
+        TooMany => resource_exhausted TOO_MANY_CODES;
     }
     DifferenceError {
         NotFound(_) => not_found SCAN_NOT_FOUND;
@@ -220,6 +221,9 @@ impl Refusal for RunNowError {
             }
             Self::Open(_) => {
                 RpcError::failed_precondition(self.to_string()).with_reason("SCHEDULE_RUNS")
+            }
+            Self::Changed(_) => {
+                RpcError::failed_precondition(self.to_string()).with_reason("SCHEDULE_CHANGED")
             }
             Self::Scan(error) => error.refusal(),
         }

@@ -1,7 +1,7 @@
 //! Login by a request that returns a token or a cookie. These makes support only cleartext passwords. Therefore the web
 //! server must first be identified as the same make.
 
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::{
     conversation,
@@ -32,12 +32,13 @@ pub(super) async fn authenticate(
     let Some(given) = log_in(probe, token, login).await? else {
         return Ok(Authenticated::Refused);
     };
-    let header = Zeroizing::new(format!("{}\r\n", token.header.replace("{token}", &given)));
+    let header = header_line(&token.header, &given);
     let proof = request(probe, &token.proof, &header, "").await?;
     // Log out before any check, because an open session blocks other users on some makes.
     if let Some(logout) = &token.logout {
         let _ = request(probe, logout, &header, "").await;
     }
+    drop((header, given));
     match proof.status {
         200 if known.shown.is_empty() => {
             // The verifying response contains no device facts, so identify the device again.
@@ -77,7 +78,12 @@ async fn log_in(
     );
     let path = token.fill(&token.request, login);
     let body = token.fill(&token.body, login);
-    let response = request(probe, &path, &headers, &body).await?;
+    let response = request(probe, &path, &headers, &body).await;
+    // The path of some logins contains the password.
+    probe.forget_last();
+    let mut response = response?;
+    let given = given(token, &response);
+    response.wipe();
     if response.status == 429 {
         let why = "the device is locked after too many logins; wait before the next try".to_owned();
         return Err(DriverError::Protocol(why));
@@ -88,21 +94,54 @@ async fn log_in(
             response.status
         )));
     }
+    Ok(given)
+}
+
+/// The token or cookie in the answer to a login. The text that is returned is the only copy that is kept.
+fn given(token: &TokenRule, response: &http::Response) -> Option<Zeroizing<String>> {
+    let status = response.status;
     if token.is_cookie() {
-        let cookie = response
-            .header("set-cookie")
-            .next()
-            .and_then(|cookie| cookie.split(';').next());
-        let fits =
-            cookie.filter(|cookie| (200..400).contains(&response.status) && is_plain(cookie));
-        return Ok(fits.map(|cookie| Zeroizing::new(cookie.to_owned())));
+        let cookie = response.header("set-cookie").next()?.split(';').next()?;
+        let fits = (200..400).contains(&status) && is_plain(cookie);
+        return fits.then(|| Zeroizing::new(cookie.to_owned()));
     }
-    let value: Option<serde_json::Value> = serde_json::from_slice(&response.body).ok();
-    let given = value
-        .as_ref()
-        .and_then(|value| value.pointer(&token.token)?.as_str());
-    let fits = given.filter(|given| (200..300).contains(&response.status) && is_plain(given));
-    Ok(fits.map(|given| Zeroizing::new(given.to_owned())))
+    let value: serde_json::Value = serde_json::from_slice(&response.body).ok()?;
+    let mut value = Wiped(value);
+    let given = value.0.pointer_mut(&token.token)?;
+    let serde_json::Value::String(given) = given else {
+        return None;
+    };
+    let given = Zeroizing::new(std::mem::take(given));
+    ((200..300).contains(&status) && is_plain(&given)).then_some(given)
+}
+
+/// The answer to a login as JSON. Its texts are overwritten when it is dropped.
+struct Wiped(serde_json::Value);
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        wipe(&mut self.0);
+    }
+}
+
+fn wipe(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::String(text) => text.zeroize(),
+        serde_json::Value::Array(values) => values.iter_mut().for_each(wipe),
+        serde_json::Value::Object(values) => values.values_mut().for_each(wipe),
+        serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => {}
+    }
+}
+
+/// The header line that carries the token.
+fn header_line(template: &str, given: &str) -> Zeroizing<String> {
+    // One buffer of the final size: a buffer that grows leaves copies behind.
+    let mut line = Zeroizing::new(String::with_capacity(template.len() + given.len() + 2));
+    let (before, after) = template.split_once("{token}").unwrap_or((template, ""));
+    for part in [before, given, after, "\r\n"] {
+        line.push_str(part);
+    }
+    line
 }
 
 /// Whether a text is safe in a header line.
@@ -130,4 +169,67 @@ async fn request(
         )
         .await?,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::response::parse;
+
+    fn rule(token: &str) -> TokenRule {
+        TokenRule {
+            request: "POST /login".to_owned(),
+            body: String::new(),
+            body_type: crate::fingerprint::BodyType::Json,
+            extra: Vec::new(),
+            token: token.to_owned(),
+            header: "Authorization: Bearer {token}".to_owned(),
+            proof: "GET /".to_owned(),
+            logout: None,
+        }
+    }
+
+    #[test]
+    fn an_answer_gives_its_token_and_is_overwritten() {
+        let body = r#"{"data":{"token":"canary"},"other":["canary"]}"#;
+        let text = format!(
+            "HTTP/1.1 200 OK\r\nSet-Cookie: sid=canary; Path=/\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut response = parse(text.as_bytes()).expect("a response");
+        for (token, expected) in [
+            ("/data/token", Some("canary")),
+            ("cookie", Some("sid=canary")),
+            ("/data", None),
+            ("/absent", None),
+        ] {
+            let given = given(&rule(token), &response);
+            assert_eq!(
+                given.as_ref().map(|given| given.as_str()),
+                expected,
+                "{token}"
+            );
+        }
+        response.wipe();
+        assert!(response.body.is_empty());
+        assert!(response.header("set-cookie").all(str::is_empty));
+        assert_eq!(response.status, 200);
+    }
+
+    #[test]
+    fn every_text_of_a_wiped_value_is_empty() {
+        let mut value = serde_json::json!({"a": "x", "b": ["y", {"c": "z"}], "d": 1});
+        wipe(&mut value);
+        assert_eq!(
+            value,
+            serde_json::json!({"a": "", "b": ["", {"c": ""}], "d": 1})
+        );
+    }
+
+    #[test]
+    fn the_header_line_is_written_without_growing() {
+        let line = header_line("Authorization: Bearer {token}", "canary");
+        assert_eq!(line.as_str(), "Authorization: Bearer canary\r\n");
+        assert!(line.capacity() <= "Authorization: Bearer {token}".len() + "canary".len() + 2);
+    }
 }

@@ -9,18 +9,18 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use bytes::Bytes;
 use encoder::{Encoder, Format};
 use fleet_core::{DeviceId, NodeId, OrgId, Permission, ScanId};
-use fleet_store::{DevicePairing, StoreError};
+use fleet_store::{DevicePairing, ListPage, StoreError};
 use fleet_wire::{
     RpcError,
     server::{Body, BoxError},
 };
 use futures::{Stream, StreamExt, stream};
-use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use http::{HeaderValue, Response, StatusCode, header, request::Parts};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use serde_json::{Value, json};
 
-use super::response::{mark_known, respond};
+use super::{caller, response::respond};
 use crate::{app::App, auth, convert, failure};
 
 /// Rows of a page. A device takes about a kilobyte.
@@ -149,15 +149,22 @@ async fn respond_with(
     encoder: Encoder,
     mut rows: Rows,
 ) -> Result<Response<Body>, RpcError> {
-    let operator = auth::operator(app, &Method::GET, &parts.headers, from).await?;
-    mark_known(parts);
+    let operator = caller::operator(app, parts, from).await?;
+    caller::mark_known(parts, &operator);
     let path = parts.uri.path();
     auth::permit(app, &operator, Permission::NodeRead, path, from).await?;
     let permit = auth::count_operator(app, &operator, true)?;
     if let Rows::Targets { names, .. } = &mut rows {
-        let nodes = app.store.list_nodes(operator.org).await;
-        let nodes = nodes.map_err(|error| failure::storage(&error))?;
-        *names = nodes.into_iter().map(|node| (node.id, node.name)).collect();
+        let mut page = ListPage::FIRST;
+        loop {
+            let nodes = app.store.list_nodes(operator.org, page).await;
+            let nodes = nodes.map_err(|error| failure::storage(&error))?;
+            page.after = convert::next_cursor(&nodes, page, |node| node.id.0);
+            names.extend(nodes.into_iter().map(|node| (node.id, node.name)));
+            if page.after == 0 {
+                break;
+            }
+        }
     }
     let content_type = encoder.format().content_type();
     let pieces = pieces(app.clone(), operator.org, encoder, rows);

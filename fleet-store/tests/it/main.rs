@@ -18,6 +18,7 @@ mod hosts;
 mod identity;
 mod interruptions;
 mod inventory;
+mod lists;
 mod operators;
 mod ownership;
 mod pairing;
