@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, sync::Arc};
 
 use fleet_core::{CommandId, NodeId, OrgId, ReplicaId, Timestamp, presence};
 use fleet_discovery::PlanPolicy;
-use fleet_store::{NodeRow, Notification, OperatorIdentity, Store, StoreError};
+use fleet_store::{ListPage, NodeRow, Notification, OperatorIdentity, Store, StoreError};
 use fleet_wire::RpcError;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -15,6 +15,7 @@ use crate::{
     auth::UndeclaredProxies,
     call_limits::CallLimits,
     config::{DirectPath, Rates, ServerConfig},
+    convert::next_cursor,
     credential_limits::{CredentialLimits, Lookups},
     direct_slots::DirectSlots,
     dispatch_queue::DispatchQueue,
@@ -98,6 +99,19 @@ pub(crate) struct App {
 }
 
 impl App {
+    /// All live nodes of an organization, read page by page.
+    pub(crate) async fn all_nodes(&self, org: OrgId) -> Result<Vec<NodeRow>, StoreError> {
+        let (mut nodes, mut page) = (Vec::new(), ListPage::FIRST);
+        loop {
+            let rows = self.store.list_nodes(org, page).await?;
+            page.after = next_cursor(&rows, page, |row| row.id.0);
+            nodes.extend(rows);
+            if page.after == 0 {
+                return Ok(nodes);
+            }
+        }
+    }
+
     pub(crate) fn new(
         config: ServerConfig,
         store: Arc<dyn Store>,
@@ -259,7 +273,7 @@ impl App {
         let path = self.config.direct.as_ref().ok_or_else(|| {
             RpcError::failed_precondition(
                 "the server does not dial devices itself: enroll a node in their network and scan through it (fleet.v1 StartScan, DiscoverOnFleetNode), or have the administrator set `enabled` and `networks` under [direct] in fleetd.toml",
-            )
+            ).with_reason("DIRECT_SCANS_DISABLED")
         })?;
         let refused = match &path.organization {
             Some(owner) if owner.to_lowercase() == caller.org_name.to_lowercase() => None,

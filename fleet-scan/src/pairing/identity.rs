@@ -16,7 +16,7 @@ pub(super) fn is_the_same(target: &DeviceFacts, device: &DeviceFacts) -> Result<
 }
 
 /// Checks that MAC and serial are equal if both sides know them.
-fn is_the_same_device(known: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
+pub(super) fn is_the_same_device(known: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
     if let (Some(now), Some(known)) = (device.mac, known.mac)
         && now != known
     {

@@ -101,6 +101,9 @@ fn cursor(parts: &Parts) -> Result<i64, RpcError> {
                 "`{}` is not the sequence of an event: give 0 or the id of an event",
                 text.escape_debug().take(32).collect::<String>()
             ))
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", "after")
+            .with_fact("value", convert::printable(text, 32))
         })
 }
 

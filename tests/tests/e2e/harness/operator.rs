@@ -171,7 +171,9 @@ pub(crate) fn list<T: ToString>(addresses: impl IntoIterator<Item = T>) -> Disco
         mode: Some(Mode::IpList(IpListModeRequest {
             ip_addresses,
             ports: ports(),
+            explicit: false,
         })),
+        max_rate: 0,
     }
 }
 
@@ -183,6 +185,7 @@ pub(crate) fn range(start: impl ToString, end: impl ToString) -> DiscoverRequest
             end_ip: end.to_string(),
             ports: ports(),
         })),
+        max_rate: 0,
     }
 }
 
@@ -193,5 +196,6 @@ pub(crate) fn target(target: impl ToString) -> DiscoverRequest {
             target: target.to_string(),
             ports: ports(),
         })),
+        max_rate: 0,
     }
 }
