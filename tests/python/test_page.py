@@ -230,6 +230,14 @@ def test_a_node_that_is_not_connected_is_shown_with_the_reason(server, page):
     page.shows("Offline", "Last reason: node revoked.")
 
 
+def test_a_node_that_needs_an_upgrade_is_shown_with_the_capabilities_it_lacks(server, page):
+    server.replies["NodeService/ListNodes"] = {"nodes": [node(missingCapabilities=["pins", "mdns"])]}
+    page.open("#/nodes")
+    page.shows("Needs an upgrade for", "pins, mdns")
+    server.replies["NodeService/ListNodes"] = {"nodes": [node()]}
+    page.until("no upgrade", lambda: "needs an upgrade" not in page.text().lower())
+
+
 def test_older_scans_on_the_list_are_updated_live(server, page):
     def listed(request: dict) -> dict:
         if request.get("before"):

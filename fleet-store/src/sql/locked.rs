@@ -237,14 +237,13 @@ impl<'t> LockedScan<'t> {
             return Ok(());
         }
         self.exclude_flight(command, now);
-        blocks::record(self.tx, &self.row, command, outcomes.as_deref(), now).await?;
         let fatal = verdict.grade == Grade::Fatal;
         let mut ended = chunk::ActiveModel {
             state: Set(AsText(ChunkState::Done)),
             grade: Set(Some(ledger::grade_name(verdict.grade).to_owned())),
             code: Set(Some(verdict.code.as_str().to_owned())),
             reason: Set(verdict.reason),
-            outcomes: Set(outcomes),
+            outcomes: Set(outcomes.clone()),
             ..Default::default()
         };
         if let Some(scope) = command.scope.clone() {
@@ -256,12 +255,12 @@ impl<'t> LockedScan<'t> {
         self.row.units_settled += units;
         self.row.units_done = self.row.units_settled;
         if self.row.cancel_until.is_some() {
-            return self.finish(canceled(), now).await;
+            self.finish(canceled(), now).await?;
+        } else if fatal || self.row.chunks_done >= self.row.chunks {
+            self.conclude(now).await?;
         }
-        if fatal || self.row.chunks_done >= self.row.chunks {
-            return self.conclude(now).await;
-        }
-        Ok(())
+        // After the devices that the end of the scan marks: a report locks its devices before it can end a chunk.
+        blocks::record(self.tx, &self.row, command, outcomes.as_deref(), now).await
     }
 
     /// Ends every open chunk with the same verdict, and then the scan.

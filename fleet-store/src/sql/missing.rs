@@ -32,6 +32,9 @@ pub(super) async fn mark(
     let chunks = results::chunks(tx, scan.id.0).await?;
     let scanned: Vec<_> = chunks.iter().map(results::Chunk::scanned).collect();
     let quiet: Vec<_> = quiet_hosts(&scanned).into_iter().map(AsText).collect();
+    if quiet.is_empty() {
+        return Ok(0);
+    }
     let site = Query::select()
         .column(node::Column::SiteId)
         .from(node::Entity)

@@ -162,6 +162,9 @@ impl Shell {
             self.route.connected();
             self.send_pins();
             tracing::info!(version = accepted.version, %capabilities, "connected to the server");
+            if capabilities.is_empty() {
+                self.state_limits();
+            }
         }
     }
 
