@@ -177,6 +177,7 @@ fn network(octet: u8) -> DiscoverRequest {
             target: format!("10.{octet}.0.0/20"),
             ports: vec!["4028".to_owned()],
         })),
+        max_rate: 0,
     }
 }
 
