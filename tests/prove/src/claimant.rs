@@ -97,7 +97,7 @@ async fn claim(scratch: &Scratch) -> Result<String> {
     ))
 }
 
-/// What identifies a record, and its owner.
+/// The identity of a record, and its owner.
 #[derive(Debug, PartialEq, Eq)]
 struct Record {
     identifier: String,
