@@ -222,7 +222,7 @@ pub(crate) async fn warnings_of(
     org: OrgId,
     planned: &Planned,
 ) -> Result<Vec<String>, RpcError> {
-    let nodes = app.store.list_nodes(org).await.answered()?;
+    let nodes = app.all_nodes(org).await.answered()?;
     let others = nodes
         .into_iter()
         .filter(|row| row.id != planned.node.id && row.state == NodeState::Confirmed)

@@ -227,7 +227,7 @@ async fn wait_for_stream(operator: &Operator, node: i64) -> Result<()> {
     let nodes = NodeClient::new(operator.channel.clone());
     for _ in 0..200 {
         let list = nodes
-            .list_nodes(&ListNodesRequest {}, operator.call()?)
+            .list_nodes(&ListNodesRequest::default(), operator.call()?)
             .await?
             .nodes;
         if list

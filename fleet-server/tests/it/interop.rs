@@ -23,7 +23,7 @@ use crate::harness::{
 async fn listed(operator: &Operator, node: &Enrolled) -> Node {
     let nodes = operator
         .nodes()
-        .list_nodes(&ListNodesRequest {}, operator.options())
+        .list_nodes(&ListNodesRequest::default(), operator.options())
         .await
         .expect("nodes")
         .nodes;
