@@ -261,6 +261,7 @@ fn identification(
         firmware: facts.firmware,
         mac: facts.mac,
         serial: facts.serial,
+        host_name: None,
         evidence: described.unwrap_or_default(),
     }
 }

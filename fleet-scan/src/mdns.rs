@@ -16,6 +16,7 @@ use std::{
 };
 
 use browse::Browse;
+pub(crate) use browse::{query_message, records};
 use fleet_core::{Endpoint, Port};
 use fleet_discovery::{HostName, Listening, ServiceType};
 use ipnetwork::Ipv4Network;

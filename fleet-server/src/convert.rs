@@ -5,7 +5,7 @@ mod hosts;
 use std::{fmt::Display, str::FromStr, time::Duration};
 
 use fleet_core::{
-    DeviceFacts, NodeId, PairingStatus, Priority, RawDeviceReport, ScanState, Timestamp,
+    DeviceFacts, NamedBy, NodeId, PairingStatus, Priority, RawDeviceReport, ScanState, Timestamp,
     enrollment::NodeState, limits, presence, text::is_unsafe,
 };
 use fleet_discovery::{DeviceFound, Ledger, Mode, ScanEnded, ScanRequest, Tally};
@@ -157,6 +157,8 @@ pub(crate) fn raw_report(device: &gateway::DiscoveredDeviceReport) -> RawDeviceR
         mac: &device.mac_address,
         serial: &device.serial_number,
         evidence: &device.evidence,
+        host_name: &device.host_name,
+        host_name_source: &device.host_name_source,
     }
 }
 
@@ -270,6 +272,8 @@ pub(crate) fn device_found(found: &DeviceFound) -> fleet::DeviceFound {
         model: facts.model.clone(),
         manufacturer: facts.manufacturer.clone(),
         firmware: facts.firmware.clone(),
+        host_name: NamedBy::name_of(facts.host_name.as_ref()),
+        host_name_source: NamedBy::source_of(facts.host_name.as_ref()),
         elapsed_ms: i64::try_from(found.elapsed_ms).unwrap_or(i64::MAX),
     }
 }
@@ -441,6 +445,8 @@ pub(crate) fn device(row: DeviceRow, pairing: DevicePairing) -> fleet::Device {
         mac: facts.mac.map(|mac| mac.to_string()).unwrap_or_default(),
         first_seen: Some(timestamp(row.first_seen)),
         last_seen: Some(timestamp(row.last_seen)),
+        host_name: NamedBy::name_of(facts.host_name.as_ref()),
+        host_name_source: NamedBy::source_of(facts.host_name.as_ref()),
         evidence: facts.evidence,
         aliases: row.aliases.into_iter().map(alias).collect(),
         pairing_status: pairing.status.to_string(),

@@ -22,6 +22,7 @@ use super::{
     Scanner,
     host::{Host, PortVerdict},
     identify::{self, DriverFailure, Identified, identify, identify_external},
+    naming::Naming,
     onlink::Neighbor,
     order::Order,
     sweep::{Absence, ConnectOutcome, Lease, Sweep, SweepEvent},
@@ -90,7 +91,10 @@ pub(super) struct Run {
     identifying: JoinSet<Answered>,
     /// The order of the announcements, if events follow it.
     order: Option<Order<ScanEvent>>,
+    naming: Naming,
     notes: Notes,
+    /// Whether unidentified hosts are described in notes, too.
+    note_hosts: bool,
     /// The host that first showed each MAC.
     macs: BTreeMap<Mac, IpAddr>,
     unidentified: UnidentifiedHosts,
@@ -116,6 +120,7 @@ impl Run {
     ) -> io::Result<impl Future<Output = ()> + use<>> {
         let targets = Arc::new(Targets::new(&job.targets));
         let ports: Arc<[Port]> = ports.into();
+        let naming = Naming::new(job.names, &job.guard);
         let dialer = Arc::new(Dialer::new(&scanner.options, job.guard));
         let (out, events) = mpsc::channel(SWEEP_BATCHES);
         let sweep = Sweep::start(
@@ -156,6 +161,8 @@ impl Run {
             sent: BTreeMap::new(),
             identifying: JoinSet::new(),
             order: reports.then(Order::default),
+            naming,
+            note_hosts: job.note_hosts,
             notes: Notes::default(),
             macs: BTreeMap::new(),
             unidentified: UnidentifiedHosts::default(),
@@ -175,13 +182,21 @@ impl Run {
         let cancel = self.cancel.clone();
         self.note_broken_drivers().await;
         let mut sweeping = true;
-        while self.interrupted.is_none() && (sweeping || !self.identifying.is_empty()) {
+        while self.interrupted.is_none()
+            && (sweeping || !self.identifying.is_empty() || !self.naming.is_empty())
+        {
             tokio::select! {
                 biased;
                 // A cancel must not wait behind results. Finished drivers free connections before
                 // new ones come.
                 () = cancel.cancelled() => self.interrupt(Interruption::Canceled),
-                () = sleep_until(self.deadline) => self.interrupt(Interruption::BudgetSpent),
+                () = sleep_until(self.deadline) => {
+                    // Only names are missing, which is no reason to call the scan incomplete.
+                    if !sweeping && self.identifying.is_empty() {
+                        break;
+                    }
+                    self.interrupt(Interruption::BudgetSpent);
+                }
                 _ = tick.tick() => {
                     self.deliver_nameless(Some(IDENTITY_WAIT)).await;
                     self.send_progress(sweeping);
@@ -191,6 +206,11 @@ impl Run {
                     // drivers.
                     if let Ok(answered) = answered {
                         self.identified(answered).await;
+                    }
+                }
+                named = self.naming.next(), if !self.naming.is_empty() => {
+                    if let Some((host, event)) = named {
+                        self.deliver_event(host, event).await;
                     }
                 }
                 batch = events.recv(), if sweeping => match batch {
@@ -207,6 +227,13 @@ impl Run {
         while events.recv().await.is_some() {}
         // Waits for the aborted tasks, so no connection is open once the scan has ended.
         self.identifying.shutdown().await;
+        if self.naming.is_given_up() {
+            let kind = "host names are missing, because no name server answered";
+            self.note(kind, "").await;
+        }
+        for (host, event) in self.naming.end().await {
+            self.deliver_event(host, event).await;
+        }
         self.deliver_pending().await;
         for event in self.order.take().map(Order::into_rest).unwrap_or_default() {
             self.send(event).await;
@@ -546,7 +573,8 @@ impl Run {
             return;
         };
         // At most 64 ports.
-        if let Some(endpoint) = self.endpoint(host, port as u8)
+        if self.note_hosts
+            && let Some(endpoint) = self.endpoint(host, port as u8)
             && let Some(text) = self.unidentified.add(endpoint, reply)
         {
             self.send(ScanEvent::Note(text)).await;
@@ -643,9 +671,17 @@ impl Run {
         self.found += u64::from(self.emit(host, ScanEvent::Found(device)).await);
     }
 
-    /// Sends an event about a host, in the order of the announcements if the scan has one. Returns whether the stream
-    /// exists.
+    /// Sends an event about a host: after the lookup of its name, and in the order of the announcements if the scan has
+    /// one. Returns whether the stream exists.
     async fn emit(&mut self, host: u32, event: ScanEvent) -> bool {
+        let ip = self.targets.address(host);
+        match self.naming.begin(host, ip, event) {
+            Some(event) => self.deliver_event(host, event).await,
+            None => true,
+        }
+    }
+
+    async fn deliver_event(&mut self, host: u32, event: ScanEvent) -> bool {
         match &mut self.order {
             Some(order) => match order.take(host, event) {
                 Some(event) => self.send(event).await,
@@ -663,6 +699,7 @@ impl Run {
         let waits = |host: u32| {
             self.nameless.iter().any(|(_, other, _)| *other == host)
                 || self.unreported.iter().any(|(_, other)| *other == host)
+                || self.naming.has(host)
         };
         for event in order.advance(waits) {
             self.send(event).await;

@@ -343,7 +343,7 @@ impl Browse {
     }
 }
 
-pub(super) fn query_message(queries: impl IntoIterator<Item = Query>) -> Message {
+pub(crate) fn query_message(queries: impl IntoIterator<Item = Query>) -> Message {
     // The id of a multicast query is 0 (RFC 6762, 18.1).
     let mut message = Message::new(0, MessageType::Query, OpCode::Query);
     message.queries.extend(queries);
@@ -352,7 +352,7 @@ pub(super) fn query_message(queries: impl IntoIterator<Item = Query>) -> Message
 
 /// The readable records of a response; none for other messages. Records are parsed one by one, because devices send
 /// invalid records, such as an empty TXT, that would invalidate the whole message.
-pub(super) fn records(datagram: &[u8]) -> Vec<Record> {
+pub(crate) fn records(datagram: &[u8]) -> Vec<Record> {
     let mut decoder = BinDecoder::new(datagram);
     let Ok(header) = Header::read(&mut decoder) else {
         return Vec::new();

@@ -4,7 +4,7 @@ import { attempt, may, poll, title } from "./app.js";
 import { busy, confirmDialog } from "./dialog.js";
 import { announce, breakable, fill, foreign, h, show, timeAgo } from "./dom.js";
 import { absolute, endpoint, int, isolate, makeAndModel, plural, sentence } from "./format.js";
-import { deviceAddress, grid } from "./grid.js";
+import { deviceAddress, grid, hostName } from "./grid.js";
 import { listNodes } from "./nodes.js";
 import { pagedTable } from "./paged.js";
 import { pairDialog, pairingCell } from "./pairing.js";
@@ -148,7 +148,7 @@ function formerly(alias, device, separate) {
 function cells(device, names, actions) {
   const id = String(device.fleetNodeId ?? "0");
   return {
-    endpoint: deviceAddress(device),
+    endpoint: deviceAddress(device, hostName(device.hostName, device.hostNameSource)),
     model: h("span", { class: "primary" }, foreign(makeAndModel(device))),
     firmware: device.firmware ? foreign(device.firmware) : h("span", { class: "none" }, "–"),
     identifier: [

@@ -63,8 +63,9 @@ mod columns {
     pub(super) use std::net::IpAddr;
 
     pub(super) use fleet_core::{
-        ChunkState, CommandId, CommandState, DeviceIdentifier, Mac, NameSource, PairOutcome,
-        PairingId, PairingStatus, Priority, RejectReason, Role, ScanId, ScanState, ScheduleId,
+        ChunkState, CommandId, CommandState, DeviceIdentifier, Mac, NameSource, NamedBy,
+        PairOutcome, PairingId, PairingStatus, Priority, RejectReason, Role, ScanId, ScanState,
+        ScheduleId,
         enrollment::{InvitationState, NodeState},
     };
     pub(super) use fleet_discovery::Scope;

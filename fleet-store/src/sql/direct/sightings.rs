@@ -290,6 +290,7 @@ fn blank(new: &NewSightings, identifier: DeviceIdentifier) -> device::Model {
         mac: None,
         serial: String::new(),
         evidence: String::new(),
+        host_name: None,
         first_seen: Micros(new.now),
         last_seen: Micros(new.now),
         deleted_at: None,
@@ -323,6 +324,7 @@ fn mutable(model: &device::Model) -> device::ActiveModel {
         mac: Set(model.mac),
         serial: Set(model.serial),
         evidence: Set(model.evidence),
+        host_name: Set(model.host_name),
         last_seen: Set(model.last_seen),
         shared: Set(model.shared),
         ..Default::default()

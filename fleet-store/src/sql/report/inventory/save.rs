@@ -228,7 +228,7 @@ async fn hand_over(
 }
 
 /// The columns of a device that a report can change.
-const MUTABLE: [device::Column; 17] = [
+const MUTABLE: [device::Column; 18] = [
     device::Column::Identifier,
     device::Column::NodeId,
     device::Column::Ip,
@@ -241,6 +241,7 @@ const MUTABLE: [device::Column; 17] = [
     device::Column::Mac,
     device::Column::Serial,
     device::Column::Evidence,
+    device::Column::HostName,
     device::Column::FirstSeen,
     device::Column::LastSeen,
     device::Column::DeletedAt,
@@ -265,6 +266,7 @@ fn active(model: &device::Model) -> device::ActiveModel {
         mac: Set(model.mac),
         serial: Set(model.serial),
         evidence: Set(model.evidence),
+        host_name: Set(model.host_name),
         first_seen: Set(model.first_seen),
         last_seen: Set(model.last_seen),
         deleted_at: Set(model.deleted_at),
