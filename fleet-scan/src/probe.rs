@@ -17,6 +17,7 @@ use crate::{
     driver::DriverError,
     fingerprint::RuleVerdict,
     job::ScanOptions,
+    mdns::Attributes,
     text,
 };
 
@@ -48,6 +49,8 @@ pub struct Probe<'a> {
     notebook: Option<Notebook>,
     /// The name of the rule that identified the device.
     rule: Option<String>,
+    /// The attributes that the host announced for the service at this port.
+    attributes: Attributes,
 }
 
 /// A recorded conversation with a device, for rule authors.
@@ -122,7 +125,19 @@ impl<'a> Probe<'a> {
             sent: Vec::new(),
             notebook: None,
             rule: None,
+            attributes: Attributes::new(),
         }
+    }
+
+    /// Adds the attributes that the host announced for the service at this port.
+    pub(crate) fn announced(mut self, attributes: Attributes) -> Self {
+        self.attributes = attributes;
+        self
+    }
+
+    /// The attributes that the host announced.
+    pub(crate) fn attributes(&self) -> &Attributes {
+        &self.attributes
     }
 
     /// Stores the name of the rule that identified the device.

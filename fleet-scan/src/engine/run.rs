@@ -36,7 +36,7 @@ use crate::{
         FoundDevice, Interruption, SILENT_TARGETS, ScanEvent, ScanJob, ScanOptions, ScanPhase,
         ScanProgress, ScanSummary,
     },
-    mdns::{Listener, MdnsEvent},
+    mdns::{Attributes, Listener, MdnsEvent},
     notes::Notes,
 };
 
@@ -48,6 +48,9 @@ const IDENTITY_WAIT: Duration = Duration::from_secs(5);
 
 /// Requests in the row of an unidentified host.
 const REQUESTS: usize = 16;
+
+/// Services whose attributes are kept. Each takes up to two kilobytes.
+const ATTRIBUTES: usize = 16_384;
 
 /// Batches of sweep events that may wait.
 const SWEEP_BATCHES: usize = 8;
@@ -95,6 +98,8 @@ pub(super) struct Run {
     notes: Notes,
     /// Whether unidentified hosts are described in notes, too.
     note_hosts: bool,
+    /// The attributes of the services that hosts announced.
+    attributes: BTreeMap<Endpoint, Attributes>,
     /// The host that first showed each MAC.
     macs: BTreeMap<Mac, IpAddr>,
     unidentified: UnidentifiedHosts,
@@ -164,6 +169,7 @@ impl Run {
             naming,
             note_hosts: job.note_hosts,
             notes: Notes::default(),
+            attributes: BTreeMap::new(),
             macs: BTreeMap::new(),
             unidentified: UnidentifiedHosts::default(),
             done: 0,
@@ -333,11 +339,15 @@ impl Run {
 
     async fn handle_mdns(&mut self, event: MdnsEvent) {
         match event {
-            MdnsEvent::Service(at) => self.announced(at).await,
+            MdnsEvent::Service(at, attributes) => self.announced(at, attributes).await,
             MdnsEvent::Host(ip) => self.reported(ip).await,
+            MdnsEvent::Hint(ip) => self.hinted(ip),
             MdnsEvent::Note(kind, example) => self.note(kind, &example).await,
             MdnsEvent::Ended { is_complete } => {
                 self.listener = None;
+                if let Some(order) = &mut self.order {
+                    order.end_announcements();
+                }
                 self.sweep.end_announcements(if is_complete {
                     Absence::Silent
                 } else {
@@ -348,13 +358,16 @@ impl Run {
     }
 
     /// Announcements are not authenticated, so only targets are dialed, and only at the ports of the scan.
-    async fn announced(&mut self, at: Endpoint) {
+    async fn announced(&mut self, at: Endpoint, attributes: Attributes) {
         let host = self.targets.host(at.ip);
         // Less than 2^32 hosts.
         let Some(host) = host.map(|host| host as u32) else {
             let kind = "mDNS named hosts that are not among the targets";
             return self.note(kind, &at.ip.to_string()).await;
         };
+        if !attributes.is_empty() && self.attributes.len() < ATTRIBUTES {
+            self.attributes.entry(at).or_insert(attributes);
+        }
         self.sweep.announce(host);
         if !self.ports.contains(&at.port) {
             let kind = "mDNS named services at ports that this scan does not cover";
@@ -370,6 +383,18 @@ impl Run {
         };
         if let Some(order) = &mut self.order {
             order.add(host);
+        }
+        self.sweep.announce(host);
+    }
+
+    /// Dials a host that is present. Its events follow those of the hosts that announce themselves. Hosts that are not
+    /// targets are everyday traffic.
+    fn hinted(&mut self, ip: IpAddr) {
+        let Some(host) = self.targets.host(ip).map(|host| host as u32) else {
+            return;
+        };
+        if let Some(order) = &mut self.order {
+            order.hint(host);
         }
         self.sweep.announce(host);
     }
@@ -427,6 +452,7 @@ impl Run {
             self.options.clone(),
             endpoint,
             stream,
+            self.attributes.get(&endpoint).cloned().unwrap_or_default(),
         );
         self.identifying.spawn(async move {
             let identified = identifying.await;

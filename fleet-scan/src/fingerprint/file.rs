@@ -10,8 +10,8 @@ use super::{
     answer::Selector,
     login::{BodyType, DigestRule, KnownLogin, LoginRule, Shown, TokenRule},
     rule::{
-        Condition, FactSources, Match, Origin, Pattern, Rank, Request, Rule, Source, Words,
-        is_read_path,
+        Condition, FactSources, Match, Origin, Pattern, Protocol, Rank, Request, Rule, Source,
+        Words, is_read_path,
     },
 };
 
@@ -369,6 +369,13 @@ fn login_of(raw: RawLogin) -> Result<LoginRule, Fault> {
 }
 
 fn match_of(raw: RawMatch) -> Result<Match, Fault> {
+    // Any host can announce attributes for another.
+    if request(&raw.answer)?.protocol == Protocol::Mdns {
+        return Err(Fault::at(
+            &raw.answer,
+            "`mdns txt` identifies no device alone; use it in `and`, in `not` or in facts",
+        ));
+    }
     if raw.and.len() + raw.not.len() >= MOST_PARTS {
         return Err(Fault::at(
             &raw.answer,

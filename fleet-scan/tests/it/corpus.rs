@@ -39,3 +39,8 @@ fn every_known_mdns_answer_is_read_within_bounds() {
 fn every_known_login_challenge_is_answered_or_refused() {
     replay("login_challenge", fleet_scan::fuzz::login_challenge);
 }
+
+#[test]
+fn every_known_announcement_is_read_or_ignored() {
+    replay("ip_report", fleet_scan::fuzz::ip_report);
+}
