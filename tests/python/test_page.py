@@ -399,7 +399,7 @@ def test_foreign_texts_are_isolated_and_never_markup(server, page):
         "ResultService/GetScanDifference": difference(changed("moved", changed=["firmware"], identifier=HOSTILE, before={"firmware": HOSTILE}, after={"model": HOSTILE, "firmware": HOSTILE, "scheme": "javascript"}), changed("moved", 2, reason=HOSTILE)),
     }
     server.replies["DeviceSearchService/GetDeviceFacets"] = {"total": "1", "models": [{"value": HOSTILE, "count": "1"}, {"value": "S19", "count": "1"}]}
-    server.send(SCAN, found(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE, host_name=HOSTILE, host_name_source=HOSTILE), {"type": "host", "seq": 3, "ip": "10.2.0.9", "host_name": HOSTILE, "host_name_source": HOSTILE, "reply": HOSTILE, "vendor": HOSTILE, "requests": [HOSTILE], "open_ports": [80]}, warning(2, f"said `{HOSTILE.replace('`', '')}`"))
+    server.send(SCAN, found(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE, host_name=HOSTILE, host_name_source=HOSTILE), warning(2, f"said `{HOSTILE.replace('`', '')}`"), {"type": "host", "seq": 3, "ip": "10.2.0.9", "host_name": HOSTILE, "host_name_source": HOSTILE, "reply": HOSTILE, "vendor": HOSTILE, "requests": [HOSTILE], "open_ports": [80]})
     for view in VIEWS:
         page.open(view)
         if view != "#/nodes/enroll":

@@ -5,7 +5,7 @@ import { breakable, foreign, h } from "./dom.js";
 import { deviceLink, endpoint } from "./format.js";
 
 /** Sources of host names. */
-const SOURCES = { dns: "reverse DNS", mdns: "mDNS" };
+const SOURCES = new Map([["dns", "reverse DNS"], ["mdns", "mDNS"]]);
 
 /** Rows per block. */
 const BLOCK = 50;
@@ -64,5 +64,5 @@ export function deviceAddress(device, name = null) {
 
 /** Returns the name of a host with its source; null if it has none. The name comes from the site's network. */
 export function hostName(name, source) {
-  return name ? h("span", { class: "hint host-name", title: `Host name by ${SOURCES[source] ?? "an unknown source"}` }, foreign(name)) : null;
+  return name ? h("span", { class: "hint host-name", title: `Host name by ${SOURCES.get(source) ?? "an unknown source"}` }, foreign(name)) : null;
 }
