@@ -24,7 +24,7 @@ fn every_built_in_rule_file_can_be_used() {
     assert_eq!(Fingerprints::built_in().len(), EMBEDDED.len());
 }
 
-/// What AxeOS 2.15 announces: bitaxeorg/ESP-Miner, components/connect/connect.c at 07d8d88.
+/// The attributes that AxeOS 2.15 announces: bitaxeorg/ESP-Miner, components/connect/connect.c at 07d8d88.
 #[test]
 fn attributes_of_an_axeos_service_are_facts_where_its_api_has_none() {
     let announced = |board: &str, family: &str| {
