@@ -308,8 +308,9 @@ fn lab_arp_and_dhcp_requests_are_hints_and_announcements_go_first() {
 #[ignore = "needs root and network namespaces: run by cargo xtask test as its step lab"]
 fn lab_without_privilege_requests_are_missing_with_a_reason() {
     let node = Namespace::new().expect("a namespace");
-    node.ip("link add lan type dummy\nlink set lan up\naddr add 10.3.0.1/24 dev lan")
-        .expect("an address");
+    let lan = Namespace::new().expect("a namespace");
+    node.cable("lan", &lan, "node").expect("a cable");
+    node.ip("addr add 10.3.0.1/24 dev lan").expect("an address");
     let scanned = node.run(|| {
         let mut held = capabilities(None).expect("capabilities");
         held.effective.remove(CapabilitySet::NET_RAW);

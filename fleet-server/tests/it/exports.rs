@@ -133,7 +133,7 @@ async fn the_unidentified_hosts_of_a_scan_are_exported_in_each_format(url: &str)
             ..UnidentifiedHostReport::default()
         })
         .collect();
-    for part in hosts.chunks(200) {
+    for part in hosts.chunks(64) {
         let answer = node.report_with(&command, Vec::new(), part.to_vec()).await;
         answer.expect("answered");
     }

@@ -60,7 +60,7 @@ async fn devices_appear_in_the_order_of_their_buttons(world: World) {
             assert_eq!(answers.expect("it is sent"), 0, "no answer");
         }
     };
-    let (printed, ()) = tokio::join!(world.fleetctl(&start), pressing);
+    let (printed, ()) = futures::join!(world.fleetctl(&start), pressing);
     let order = std::iter::once(first).chain(presses);
     let expected: Vec<String> = order.map(|host| addresses[host].to_string()).collect();
     let in_rows = |text: &str| -> Vec<String> {
