@@ -61,6 +61,8 @@ async fn an_export_has_every_device_and_scan_in_each_format(url: &str) {
     let reports: Vec<DiscoveredDeviceReport> = (0..DEVICES)
         .map(|n| DiscoveredDeviceReport {
             model: "=HYPERLINK(\"x\")".to_owned(),
+            host_name: "Miner7.lan.".to_owned(),
+            host_name_source: "dns".to_owned(),
             ..device(&format!("10.0.{}.{}", n / 256, n % 256))
         })
         .collect();
@@ -75,7 +77,8 @@ async fn an_export_has_every_device_and_scan_in_each_format(url: &str) {
     let identifiers: BTreeSet<&str> = lines.clone().filter_map(|l| l.split(',').nth(1)).collect();
     assert_eq!(identifiers.len(), DEVICES as usize);
     assert!(
-        lines.all(|line| line.contains(",\"'=HYPERLINK(\"\"x\"\")\",")),
+        lines.all(|line| line.contains(",\"'=HYPERLINK(\"\"x\"\")\",")
+            && line.ends_with(",miner7.lan,dns")),
         "{csv}"
     );
 
