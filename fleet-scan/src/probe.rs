@@ -11,11 +11,12 @@ use tokio::{
     sync::SemaphorePermit,
     time::{Instant, timeout_at},
 };
+use zeroize::Zeroize as _;
 
 use crate::{
     dial::{Dialer, REPLY_BLOCK},
     driver::DriverError,
-    fingerprint::RuleVerdict,
+    fingerprint::{Protocol, RuleVerdict},
     job::ScanOptions,
     mdns::Attributes,
     text,
@@ -47,8 +48,8 @@ pub struct Probe<'a> {
     sent: Vec<String>,
     /// A record of requests and replies, if the caller asked for one.
     notebook: Option<Notebook>,
-    /// The name of the rule that identified the device.
-    rule: Option<String>,
+    /// The name of the rule that identified the device, and over which protocol.
+    rule: Option<(String, Protocol)>,
     /// The attributes that the host announced for the service at this port.
     attributes: Attributes,
 }
@@ -141,13 +142,18 @@ impl<'a> Probe<'a> {
     }
 
     /// Stores the name of the rule that identified the device.
-    pub(crate) fn identified_by(&mut self, rule: &str) {
-        self.rule = Some(rule.to_owned());
+    pub(crate) fn identified_by(&mut self, rule: &str, protocol: Protocol) {
+        self.rule = Some((rule.to_owned(), protocol));
     }
 
     /// The rule that identified the device.
     pub(crate) fn rule(&self) -> Option<&str> {
-        self.rule.as_deref()
+        self.rule.as_ref().map(|(rule, _)| rule.as_str())
+    }
+
+    /// The rule that identified the device, and over which protocol.
+    pub(crate) fn identification(&self) -> Option<(String, Protocol)> {
+        self.rule.clone()
     }
 
     /// Starts recording requests and replies.
@@ -234,6 +240,13 @@ impl<'a> Probe<'a> {
         &self.first_words
     }
 
+    /// Overwrites the line of the last request, which contains a password.
+    pub(crate) fn forget_last(&mut self) {
+        if let Some(line) = self.sent.last_mut() {
+            line.zeroize();
+        }
+    }
+
     /// Returns the requests that were sent, one line each.
     pub(crate) fn into_sent(self) -> Vec<String> {
         self.sent
@@ -258,7 +271,8 @@ impl<'a> Probe<'a> {
             Ok(Err(_)) => {}
             Err(_) => return Err(DriverError::Silence),
         }
-        let mut bytes = Vec::new();
+        // One block from the start: a reply that holds a token rarely grows, which would leave a copy behind.
+        let mut bytes = Vec::with_capacity(REPLY_BLOCK);
         let mut room = REPLY_BLOCK;
         let mut block = [0; REPLY_BLOCK];
         let ended = loop {
@@ -286,6 +300,7 @@ impl<'a> Probe<'a> {
                 break Ended::Full;
             }
         };
+        block.zeroize();
         if bytes.is_empty() {
             return Err(DriverError::Closed);
         }

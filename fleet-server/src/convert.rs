@@ -10,9 +10,10 @@ use fleet_core::{
 };
 use fleet_discovery::{DeviceFound, Ledger, Mode, ScanEnded, ScanRequest, Tally};
 use fleet_pairing::Binding;
+use fleet_registry::{Capabilities, Capability};
 use fleet_store::{
-    BoundDevice, DeviceAlias, DevicePairing, DeviceRow, DeviceSighting, Hello, Invitation, NodeRow,
-    PairResultRow, Progress, ScanRow,
+    BoundDevice, DeviceAlias, DevicePairing, DeviceRow, DeviceSighting, Hello, Invitation,
+    ListPage, NodeRow, PairResultRow, Progress, ScanChanges, ScanRow,
 };
 use fleet_wire::{RpcError, admin, fleet, fleetmanagement, gateway, pairing};
 pub(crate) use hosts::{host_found, raw_host, scan_host};
@@ -37,8 +38,12 @@ pub(crate) fn duration(duration: Duration) -> fleet_wire::Duration {
 ///
 /// INVALID_ARGUMENT that names the field.
 pub(crate) fn id<T: FromStr<Err: Display>>(field: &str, text: &str) -> Result<T, RpcError> {
-    text.parse()
-        .map_err(|error| RpcError::invalid_argument(format!("{field}: {error}")))
+    text.parse().map_err(|error| {
+        RpcError::invalid_argument(format!("{field}: {error}"))
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", field)
+            .with_fact("value", printable(text, 64))
+    })
 }
 
 /// The node that a list is filtered by; 0 on the wire stands for all nodes.
@@ -49,6 +54,35 @@ pub(crate) fn node_filter(node: i64) -> Option<NodeId> {
 /// The size of a page: the request's limit, where 0 stands for `default`, and at most `most`.
 pub(crate) fn page_size(limit: u32, default: u32, most: u32) -> u32 {
     if limit == 0 { default } else { limit.min(most) }
+}
+
+/// The rows of an unpaged list of the upstream protocol, read with one row more than it may have.
+///
+/// # Errors
+///
+/// FAILED_PRECONDITION with the remedy, because a shorter list would look complete.
+pub(crate) fn whole<T>(rows: Vec<T>, most: u32, remedy: &str) -> Result<Vec<T>, RpcError> {
+    if rows.len() > most as usize {
+        return Err(RpcError::failed_precondition(format!(
+            "the list has more than {most} entries, and this call has no pages: {remedy}"
+        )));
+    }
+    Ok(rows)
+}
+
+/// The page of a request. Pages have 1,000 rows, or fewer if the request says so.
+pub(crate) fn list_page(limit: u32, cursor: i64) -> ListPage {
+    let most = ListPage::FIRST.limit;
+    ListPage {
+        after: cursor,
+        limit: page_size(limit, most, most),
+    }
+}
+
+/// The cursor of the next page; 0 after the last page.
+pub(crate) fn next_cursor<T>(rows: &[T], page: ListPage, id: impl Fn(&T) -> i64) -> i64 {
+    let last = rows.last().filter(|_| rows.len() >= page.limit as usize);
+    last.map_or(0, id)
 }
 
 fn millis(duration: Duration) -> i64 {
@@ -71,7 +105,7 @@ fn without_comments(list: Vec<String>) -> Result<Vec<String>, RpcError> {
     if bytes > LIST_BYTES {
         return Err(RpcError::invalid_argument(format!(
             "ip_list.ip_addresses: {bytes} bytes without comments, at most {LIST_BYTES}: use networks or ranges, or several scans"
-        )));
+        )).with_reason("INVALID_FIELD").with_fact("field", "ip_list.ip_addresses").with_fact("limit", LIST_BYTES));
     }
     Ok(lines)
 }
@@ -85,13 +119,18 @@ pub(crate) fn scan_request(
     request: Option<pairing::DiscoverRequest>,
 ) -> Result<ScanRequest, RpcError> {
     use pairing::discover_request::Mode as Wire;
-    let mode = request.and_then(|request| request.mode).ok_or_else(|| {
+    let request = request.unwrap_or_default();
+    let rate = request.max_rate;
+    let mode = request.mode.ok_or_else(|| {
         RpcError::invalid_argument("request names no mode: give ip_list, ip_range, nmap or mdns")
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", "request")
     })?;
     Ok(match mode {
         Wire::IpList(list) => ScanRequest {
             mode: Mode::List(without_comments(list.ip_addresses)?),
             ports: list.ports,
+            rate,
         },
         Wire::IpRange(range) => ScanRequest {
             mode: Mode::Range {
@@ -99,10 +138,12 @@ pub(crate) fn scan_request(
                 end: range.end_ip,
             },
             ports: range.ports,
+            rate,
         },
         Wire::Nmap(nmap) => ScanRequest {
             mode: Mode::Target(nmap.target),
             ports: nmap.ports,
+            rate,
         },
         Wire::Mdns(mdns) => ScanRequest {
             mode: Mode::Mdns {
@@ -111,6 +152,7 @@ pub(crate) fn scan_request(
                 timeout_seconds: mdns.timeout_seconds,
             },
             ports: Vec::new(),
+            rate,
         },
     })
 }
@@ -119,10 +161,12 @@ pub(crate) fn scan_request(
 pub(crate) fn discover_request(request: ScanRequest) -> pairing::DiscoverRequest {
     use pairing::discover_request::Mode as Wire;
     let ports = request.ports;
+    let max_rate = request.rate;
     let mode = match request.mode {
         Mode::List(ip_addresses) => Wire::IpList(pairing::IpListModeRequest {
             ip_addresses,
             ports,
+            explicit: false,
         }),
         Mode::Range { start, end } => Wire::IpRange(pairing::IpRangeModeRequest {
             start_ip: start,
@@ -140,7 +184,10 @@ pub(crate) fn discover_request(request: ScanRequest) -> pairing::DiscoverRequest
             timeout_seconds,
         }),
     };
-    pairing::DiscoverRequest { mode: Some(mode) }
+    pairing::DiscoverRequest {
+        mode: Some(mode),
+        max_rate,
+    }
 }
 
 /// A device of a report, with unchecked fields.
@@ -226,6 +273,21 @@ pub(crate) fn scan(row: ScanRow) -> fleet::Scan {
         open_scope: row.open_scope,
         commands: row.chunks,
         commands_done: row.chunks_done,
+        changes: row.changes.map(changes),
+        name: row.name,
+    }
+}
+
+fn changes(changes: ScanChanges) -> fleet::ScanChanges {
+    fleet::ScanChanges {
+        against_scan_id: changes
+            .against
+            .map(|scan| scan.to_string())
+            .unwrap_or_default(),
+        new: changes.new,
+        missing: changes.missing,
+        moved: changes.moved,
+        changed: changes.changed,
     }
 }
 
@@ -345,6 +407,7 @@ pub(crate) fn ledger(ledger: &Ledger) -> fleet::Ledger {
 
 /// A node for operators, with its presence as this server sees it.
 pub(crate) fn node(row: NodeRow, online: bool, connected: bool) -> fleet::Node {
+    let missing_capabilities = row.hello.as_ref().map_or_else(Vec::new, missing);
     let hello = row.hello.unwrap_or_default();
     let disconnected_reason = presence::why_disconnected(
         connected,
@@ -354,6 +417,8 @@ pub(crate) fn node(row: NodeRow, online: bool, connected: bool) -> fleet::Node {
     );
     let ended_at = row.stream.and_then(|stream| stream.ended_at);
     fleet::Node {
+        rate: hello.rate,
+        missing_capabilities,
         disconnected_reason,
         disconnected_at: ended_at.filter(|_| !connected).map(timestamp),
         fleet_node_id: row.id.0,
@@ -379,6 +444,17 @@ pub(crate) fn node(row: NodeRow, online: bool, connected: bool) -> fleet::Node {
         fetches_key: row.key_fetch.is_some(),
         key_fetched_at: row.key_fetch.flatten().map(timestamp),
     }
+}
+
+/// The capabilities that an upgrade of the node would add.
+fn missing(hello: &Hello) -> Vec<String> {
+    let announced = Capabilities::parse(hello.capabilities.iter().map(String::as_str));
+    Capability::ALL
+        .into_iter()
+        // It depends on an option of the node, not on its version.
+        .filter(|one| *one != Capability::Announcements && !announced.has(*one))
+        .map(|one| one.to_string())
+        .collect()
 }
 
 /// The enrollment state; a registered node awaits confirmation by an operator.
@@ -447,8 +523,10 @@ pub(crate) fn device(row: DeviceRow, pairing: DevicePairing) -> fleet::Device {
         last_seen: Some(timestamp(row.last_seen)),
         host_name: NamedBy::name_of(facts.host_name.as_ref()),
         host_name_source: NamedBy::source_of(facts.host_name.as_ref()),
+        missing_since: row.missing_since.map(timestamp),
         evidence: facts.evidence,
         aliases: row.aliases.into_iter().map(alias).collect(),
+        labels: row.labels,
         pairing_status: pairing.status.to_string(),
         pairing_error: pairing.error,
         bound_to_fleet_node_id: match pairing.binding {
@@ -506,7 +584,12 @@ pub(crate) fn discovered_device(
         manufacturer: facts.manufacturer,
         firmware_version: facts.firmware,
         last_seen: Some(timestamp(row.last_seen)),
-        pairing_status: status.to_string(),
+        pairing_status: match status {
+            // Upstream clients know no other name for it.
+            PairingStatus::Open => PairingStatus::Paired,
+            other => other,
+        }
+        .to_string(),
     }
 }
 
@@ -519,7 +602,8 @@ fn serial_number(facts: &DeviceFacts) -> String {
 pub(crate) fn pairing_status(status: PairingStatus) -> fleetmanagement::PairingStatus {
     use fleetmanagement::PairingStatus as Wire;
     match status {
-        PairingStatus::Paired => Wire::Paired,
+        // Upstream has no status of its own for devices without a login.
+        PairingStatus::Paired | PairingStatus::Open => Wire::Paired,
         PairingStatus::Unpaired => Wire::Unpaired,
         PairingStatus::AuthenticationNeeded => Wire::AuthenticationNeeded,
         PairingStatus::Pending => Wire::Pending,
@@ -538,6 +622,7 @@ pub(crate) fn pairing_result(
         device_identifier,
         pairing_status: pairing_status(status).into(),
         error,
+        open: status == PairingStatus::Open,
     }
 }
 

@@ -31,8 +31,11 @@ pub(crate) struct Wanted {
 
 /// Reads a timing, and checks that it has runs.
 pub(crate) fn timing(text: &TimingText, now: Timestamp) -> Result<Timing, RpcError> {
-    let refused =
-        |error: fleet_inventory::TimingError| RpcError::invalid_argument(error.to_string());
+    let refused = |error: fleet_inventory::TimingError| {
+        RpcError::invalid_argument(error.to_string())
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", "timing")
+    };
     let timing = Timing::parse(text).map_err(refused)?;
     timing.check(now).map_err(refused)?;
     Ok(timing)
@@ -150,6 +153,7 @@ pub(crate) async fn run_now(
             node: row.scan.node,
             operator: call.operator,
             request_id: None,
+            name: row.scan.name,
             request: row.scan.request,
             plan,
             priority: Priority::Interactive,
@@ -179,6 +183,7 @@ pub(crate) async fn get(
 pub(crate) fn unknown(id: ScheduleId) -> RpcError {
     RpcError::not_found(format!("no schedule {id} in this organization"))
         .with_reason("SCHEDULE_NOT_FOUND")
+        .with_fact("schedule_id", id)
 }
 
 /// The clock that all servers share.
@@ -337,6 +342,7 @@ async fn new_scan(
         node: row.scan.node,
         operator: row.operator,
         request_id: None,
+        name: row.scan.name.clone(),
         request: row.scan.request.clone(),
         plan,
         priority: Priority::Scheduled,

@@ -69,7 +69,8 @@ const PAIR_RESULT: usize = FIELD
     + text(4_096)
     + FIELD
     + FIELD
-    + 2 * bytes(4_096);
+    + 2 * bytes(4_096)
+    + FIELD;
 const PAIRED: usize = MAX_REPORT * PAIR_RESULT + text(128);
 /// An ack is the largest message of a stream. Twice its size is read, so that an ack past its bounds can be dropped and
 /// counted instead of ending the stream.
@@ -84,7 +85,8 @@ const CONTROL: usize = 2
         + 64 * text(512));
 const DISCOVER: usize = FIELD + MAX_LIST * text(255) + MAX_PORTS * text(255);
 const SCAN: usize = SMALL + DISCOVER;
-const CREDENTIALS: usize = FIELD + 2 * text(1_024);
+const EXCLUDES: usize = SMALL + text(65_536);
+const CREDENTIALS: usize = 2 * FIELD + 2 * text(1_024);
 const SELECTION: usize = SMALL + MAX_REPORT * text(255) + CREDENTIALS;
 
 const _: () = assert!(
@@ -94,7 +96,7 @@ const _: () = assert!(
 
 /// The largest request message of a method, in bytes after decompression; per message where the request is a stream.
 pub fn request_limit(method: &Method) -> usize {
-    const LARGE: [(Method, usize); 10] = [
+    const LARGE: [(Method, usize); 13] = [
         (
             gateway::FleetNodeGatewayClient::REPORT_DISCOVERED_DEVICES,
             DISCOVERED,
@@ -114,6 +116,9 @@ pub fn request_limit(method: &Method) -> usize {
         (fleet::DevicePairingClient::START_PAIRING, SELECTION),
         (fleet::ScanClient::START_SCAN, SCAN),
         (fleet::ScanClient::PLAN_SCAN, SCAN),
+        (fleet::ScheduleClient::CREATE_SCHEDULE, SCAN),
+        (fleet::ScheduleClient::UPDATE_SCHEDULE, SCAN),
+        (fleet::SiteClient::EXCLUDE_TARGETS, EXCLUDES),
     ];
     let listed = LARGE.iter().find(|(large, _)| large == method);
     listed

@@ -1,6 +1,6 @@
 //! The connection to the server: the operator key, the channel and the API clients.
 
-use std::io::Read;
+use std::{collections::BTreeSet, io::Read};
 
 use fleet_core::{Secret, SecretKind};
 use fleet_wire::{
@@ -8,14 +8,32 @@ use fleet_wire::{
     admin::FleetNodeAdminClient,
     client::{CallOptions, Channel, ChannelConfig, Roots},
     fleet::{
-        AccountClient, AuditClient, DeviceClient, DevicePairingClient, DeviceSearchClient,
-        DirectClient, KeyClient, NodeClient, NodeConfirmationClient, OperatorClient, ResultClient,
-        ScanClient, ScheduleClient, SiteClient,
+        AccountClient, AlertClient, AuditClient, DeviceClient, DeviceDetailClient,
+        DevicePairingClient, DeviceSearchClient, DirectClient, KeyClient, NodeClient,
+        NodeConfirmationClient, OperatorClient, OverviewClient, ResultClient, ScanClient,
+        ScheduleClient, SiteClient,
     },
     pairing::PairingClient,
 };
 
 use crate::{cli::Cli, failure::Failure};
+
+/// Reads all pages of a list. `read` returns the rows of the page after a cursor, and the cursor of the next page.
+pub(crate) async fn pages<T>(
+    read: impl AsyncFn(i64) -> Result<(Vec<T>, i64), Failure>,
+) -> Result<Vec<T>, Failure> {
+    let (mut rows, mut cursor) = (Vec::new(), 0);
+    let mut seen = BTreeSet::from([0]);
+    loop {
+        let (page, next) = read(cursor).await?;
+        rows.extend(page);
+        // A faulty server that repeats a cursor must not cause an endless loop.
+        if !seen.insert(next) {
+            return Ok(rows);
+        }
+        cursor = next;
+    }
+}
 
 /// The API clients of a server, with the operator key for it.
 #[derive(Debug)]
@@ -23,13 +41,16 @@ pub(crate) struct Server {
     key: Secret,
     pub(crate) nodes: NodeClient,
     pub(crate) confirmation: NodeConfirmationClient,
+    pub(crate) overview: OverviewClient,
     pub(crate) sites: SiteClient,
     pub(crate) admin: FleetNodeAdminClient,
     pub(crate) scans: ScanClient,
     pub(crate) results: ResultClient,
     pub(crate) schedules: ScheduleClient,
+    pub(crate) alerts: AlertClient,
     pub(crate) search: DeviceSearchClient,
     pub(crate) devices: DeviceClient,
+    pub(crate) details: DeviceDetailClient,
     pub(crate) direct: DirectClient,
     pub(crate) own_network: PairingClient,
     pub(crate) pairing: DevicePairingClient,
@@ -56,13 +77,16 @@ impl Server {
             key,
             nodes: NodeClient::new(channel.clone()),
             confirmation: NodeConfirmationClient::new(channel.clone()),
+            overview: OverviewClient::new(channel.clone()),
             sites: SiteClient::new(channel.clone()),
             admin: FleetNodeAdminClient::new(channel.clone()),
             scans: ScanClient::new(channel.clone()),
             results: ResultClient::new(channel.clone()),
             schedules: ScheduleClient::new(channel.clone()),
+            alerts: AlertClient::new(channel.clone()),
             search: DeviceSearchClient::new(channel.clone()),
             devices: DeviceClient::new(channel.clone()),
+            details: DeviceDetailClient::new(channel.clone()),
             direct: DirectClient::new(channel.clone()),
             own_network: PairingClient::new(channel.clone()),
             audit: AuditClient::new(channel.clone()),

@@ -8,11 +8,14 @@ use std::{
 };
 
 use fleet_core::{AddressPolicy, classify};
-use fleet_server::Rates;
+use fleet_server::{Rates, Smtp};
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
-use crate::cli::{DatabaseArgs, LogArgs, LogFormat, ServeArgs};
+use crate::{
+    cli::{DatabaseArgs, LogArgs, LogFormat, ServeArgs},
+    smtp::SmtpFile,
+};
 
 /// Default listening address of `serve`: this machine only.
 const LISTEN: SocketAddr =
@@ -60,6 +63,7 @@ struct File {
     rates: RatesFile,
     direct: DirectFile,
     retention: RetentionFile,
+    smtp: Option<SmtpFile>,
 }
 
 /// How long data is kept.
@@ -76,6 +80,7 @@ struct RetentionFile {
 struct RatesFile {
     register: Option<u32>,
     handshakes: Option<u32>,
+    key_fetches: Option<u32>,
     handshakes_of_a_key: Option<u32>,
     sign_ins: Option<u32>,
     passwords_of_an_account: Option<u32>,
@@ -93,6 +98,7 @@ impl RatesFile {
         Rates {
             register: or(self.register, default.register),
             handshakes: or(self.handshakes, default.handshakes),
+            key_fetches: or(self.key_fetches, default.key_fetches),
             handshakes_of_a_key: or(self.handshakes_of_a_key, default.handshakes_of_a_key),
             sign_ins: or(self.sign_ins, default.sign_ins),
             passwords_of_an_account: or(
@@ -149,6 +155,8 @@ pub(crate) struct Serve {
     pub(crate) scan_events_days: u32,
     /// Where metrics are served; `None` if they are off.
     pub(crate) metrics: Option<SocketAddr>,
+    /// How e-mail is sent; `None` if it is off.
+    pub(crate) smtp: Option<Smtp>,
 }
 
 /// A port, or an address with a port.
@@ -263,6 +271,10 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
             .map(MetricsListen::interpret)
             .transpose()?,
     };
+    let smtp = file
+        .smtp
+        .map(|smtp| smtp.interpret(std::env::var(crate::smtp::PASSWORD).ok()))
+        .transpose()?;
     Ok(Serve {
         database,
         listen,
@@ -281,6 +293,7 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
         direct_organization: file.direct.organization,
         scan_events_days: file.retention.scan_events_days.unwrap_or(EVENTS_KEPT_DAYS),
         metrics,
+        smtp,
     })
 }
 

@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// The extensions that this node supports.
-const CAPABILITIES: [Capability; 9] = [
+const CAPABILITIES: [Capability; 10] = [
     Capability::Progress,
     Capability::Cancel,
     Capability::Goodbye,
@@ -48,6 +48,7 @@ const CAPABILITIES: [Capability; 9] = [
     Capability::Hosts,
     // Only with the option of the administrator of the site.
     Capability::Announcements,
+    Capability::DefaultPasswords,
 ];
 /// Most queued stream events.
 const EVENTS: usize = 64;
@@ -72,8 +73,8 @@ pub(super) struct Shell {
     session: Option<Session>,
     clock: ServerClock,
     stream: Option<ControlStream>,
-    /// Whether an unsupported command was already logged.
-    logged_unsupported: bool,
+    /// Whether the limits under an upstream server were logged.
+    stated_limits: bool,
     /// Whether the way to the server carries the stream.
     route: Route,
     /// The capabilities of the current server.
@@ -115,7 +116,7 @@ impl Shell {
             clock: ServerClock::default(),
             stream: None,
             route: Route::default(),
-            logged_unsupported: false,
+            stated_limits: false,
             server: Capabilities::NONE,
             events_tx,
             events,
@@ -324,7 +325,10 @@ impl Shell {
                 .running()
                 .map(|command| command.as_str().to_owned()),
             spooled: self.spool.held(),
-            problem: self.route.problem().map(str::to_owned),
+            problem: self
+                .route
+                .problem()
+                .or_else(|| self.route.stream_problem(self.link.is_connected())),
             subnets: self.subnets.clone(),
             counts: self.counts,
         };

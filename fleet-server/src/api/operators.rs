@@ -17,7 +17,7 @@ use fleet_wire::{
 use super::Api;
 use crate::{
     call::OperatorCall,
-    convert::{printable, timestamp},
+    convert::{list_page, next_cursor, printable, timestamp},
     failure::Answered,
 };
 
@@ -25,10 +25,12 @@ impl OperatorService for Api {
     async fn list_operators(
         &self,
         context: Context,
-        _: ListOperatorsRequest,
+        request: ListOperatorsRequest,
     ) -> Result<Reply<ListOperatorsResponse>, RpcError> {
         let call = self.operator(&context)?;
-        let members = self.app.store.list_members(call.org, call.now).await;
+        let page = list_page(request.limit, request.cursor);
+        let members = self.app.store.list_members(call.org, page, call.now).await;
+        let members = members.answered()?;
         let shown = |member: fleet_store::Member| Operator {
             operator_id: member.id.0,
             email: member.email,
@@ -38,7 +40,8 @@ impl OperatorService for Api {
             keys: member.keys,
         };
         Ok(Reply::new(ListOperatorsResponse {
-            operators: members.answered()?.into_iter().map(shown).collect(),
+            next_cursor: next_cursor(&members, page, |member| member.id.0),
+            operators: members.into_iter().map(shown).collect(),
         }))
     }
 
@@ -56,7 +59,10 @@ impl OperatorService for Api {
             return Err(RpcError::invalid_argument(format!(
                 "email is `{}`: write it as name@example.org",
                 printable(email, 254)
-            )));
+            ))
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", "email")
+            .with_fact("value", printable(email, 254)));
         }
         let role = role(&request.role)?;
         let (password, hash) = self.one_time_password(&call).await?;
@@ -126,7 +132,7 @@ impl OperatorService for Api {
             // Otherwise a stolen key that expires would open the account for good.
             let refused = RpcError::failed_precondition(
                 "you cannot reset your own password: `fleetctl password` changes it, and another administrator can reset it",
-            );
+            ).with_reason("OWN_PASSWORD");
             let attempt = call.attempt("operator.reset_password", format!("operator {id}"));
             return Err(attempt.refused(&self.app.auditor, refused).await);
         }
@@ -162,5 +168,10 @@ impl Api {
 }
 
 fn role(text: &str) -> Result<Role, RpcError> {
-    Role::from_str(text).map_err(|error| RpcError::invalid_argument(format!("role: {error}")))
+    Role::from_str(text).map_err(|error| {
+        RpcError::invalid_argument(format!("role: {error}"))
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", "role")
+            .with_fact("value", printable(text, 64))
+    })
 }

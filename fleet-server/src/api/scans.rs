@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use fleet_core::{NodeId, Permission, Priority, limits};
+use fleet_discovery::packets;
 use fleet_store::Queueing;
 use fleet_wire::{
     BoxStream, Context, Reply, RpcError,
@@ -45,6 +46,7 @@ impl ScanService for Api {
             node: NodeId(request.fleet_node_id),
             request: convert::scan_request(request.request)?,
             request_id: Some(request.request_id),
+            name: request.name,
             priority,
             queueing: Queueing::Until(call.now.plus(queue_for)),
             override_blackout: request.override_blackout,
@@ -65,6 +67,13 @@ impl ScanService for Api {
         let wanted = convert::scan_request(request.request)?;
         let node = NodeId(request.fleet_node_id);
         let planned = scans::planned(&self.app, call.org, node, &wanted).await?;
+        let warnings = scans::warnings_of(&self.app, call.org, &planned).await?;
+        let packets = packets(&planned.plan, &planned.profile);
+        let rate = if planned.profile.big_commands {
+            planned.profile.rate
+        } else {
+            0
+        };
         let mut plan = planned.plan;
         let priority = Priority::Interactive;
         let hint = scans::queue_hint(&self.app, &call, node, priority).await?;
@@ -86,6 +95,9 @@ impl ScanService for Api {
             blackout_until: planned
                 .blackout
                 .map(|blackout| convert::timestamp(blackout.end.at)),
+            packets,
+            rate,
+            warnings,
         }))
     }
 
@@ -200,5 +212,9 @@ fn queue_for(requested: Option<fleet_wire::Duration>) -> Result<Duration, RpcErr
                 requested.seconds,
                 limits::QUEUE_FOR_MOST.as_secs()
             ))
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", "queue_for")
+            .with_fact("value", requested.seconds)
+            .with_fact("limit", limits::QUEUE_FOR_MOST.as_secs())
         })
 }

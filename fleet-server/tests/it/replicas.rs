@@ -69,7 +69,7 @@ async fn pair(url: &str, profile: Profile) -> Pair {
 async fn listed(operator: &Operator, enrolled: &Enrolled) -> ListedNode {
     let nodes = operator
         .nodes()
-        .list_nodes(&ListNodesRequest {}, operator.options())
+        .list_nodes(&ListNodesRequest::default(), operator.options())
         .await
         .expect("lists")
         .nodes;
@@ -142,6 +142,7 @@ async fn a_pairing_is_started_and_canceled_through_another_server(url: &str) {
     let credentials = Credentials {
         username: "root".to_owned(),
         password: Some("correct horse".to_owned()),
+        ..Credentials::default()
     };
     let request = StartPairingRequest {
         fleet_node_id: pair.enrolled.id.0,

@@ -5,14 +5,13 @@ import { confirmDialog, errorBox, textDialog } from "./dialog.js";
 import { announce, fill, foreign, h, setText, setTime, show, timeAgo } from "./dom.js";
 import { int, isolate, plural } from "./format.js";
 import { chooseNode } from "./prefill.js";
-import { call } from "./rpc.js";
+import { call, callAll } from "./rpc.js";
 
 const POLL_MS = 2000;
 
 /** Loads the nodes of the organization that are not revoked. */
 export async function listNodes() {
-  const { nodes = [] } = await call("fleet.v1.NodeService/ListNodes");
-  return nodes;
+  return callAll("fleet.v1.NodeService/ListNodes", "nodes");
 }
 
 /** Returns the label and look of a node's status, and what it means. */
@@ -151,7 +150,7 @@ function nodeCard(manage, onRevoke, onRename) {
     means,
     h("dl", { class: "facts" },
       fact("seen", "Last seen"), fact("version", "Version"), fact("subnets", "Local subnets"), fact("queued", "Queued scans"),
-      fact("print", "Fingerprint")),
+      fact("missing", "Needs an upgrade for"), fact("print", "Fingerprint")),
     h("div", { class: "actions" }, confirm, scan, renameButton, revokeButton));
 
   facts.seen.append(lastSeen);
@@ -170,6 +169,8 @@ function nodeCard(manage, onRevoke, onRename) {
       setText(facts.version, node.version || "Unknown");
       setText(facts.subnets, (node.localSubnets ?? []).join(", ") || "Unknown");
       setText(facts.queued, int(node.queuedScans) ? plural(node.queuedScans, "scan") : "None");
+      setText(facts.missing, (node.missingCapabilities ?? []).join(", "));
+      show(facts.missing.parentElement, (node.missingCapabilities ?? []).length > 0);
       if (current?.identityFingerprint !== node.identityFingerprint) fill(facts.print, fingerprint(node.identityFingerprint));
       show(confirm, manage && awaiting);
       confirm.href = `#/nodes/${node.fleetNodeId}/confirm`;
@@ -184,7 +185,7 @@ function nodeCard(manage, onRevoke, onRename) {
 }
 
 async function openCodes() {
-  const { codes = [] } = await call("fleet.v1.NodeService/ListEnrollmentCodes");
+  const codes = await callAll("fleet.v1.NodeService/ListEnrollmentCodes", "codes");
   return codes.filter((code) => code.state === "pending");
 }
 

@@ -5,7 +5,7 @@ use fleet_core::enrollment::NodeState;
 use super::{
     codec,
     commands::{self, Work},
-    entity::{chunk, command, node_stream, scan},
+    entity::{chunk, command, node_stream, scan, scan_request},
     locked::LockedScan,
     nodes, pairing,
     streams::current_epoch,
@@ -57,7 +57,10 @@ impl Dispatch for SqlStore {
             let Some(chunk) = chunk else {
                 return Ok(None);
             };
+            let request = scan_request::Entity::find_by_id(next.id).one(tx).await?;
+            let request = request.map(|row| codec::read_request(&row.request));
             let work = Work::Scan(next.id.0);
+            let rate = read_count(next.rate)?;
             let command = command::ActiveModel {
                 // Stored before the command is sent, because reports are judged by it and not by
                 // the node's word.
@@ -84,6 +87,10 @@ impl Dispatch for SqlStore {
                 priority: next.priority.0,
                 request: codec::read_command(&chunk.command)?,
                 ports: codec::read_ports(&chunk.ports)?,
+                rate,
+                is_explicit: request
+                    .transpose()?
+                    .is_some_and(|request| request.is_explicit()),
                 deadline: now.plus(limits::COMMAND_DEADLINE),
             }))
         })

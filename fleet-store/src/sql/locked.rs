@@ -6,11 +6,12 @@ use fleet_discovery::{
     LogEvent, RunningScan, ScanEnded, Unfinished, canceled, on_busy, on_expired, on_lost,
     queued_until,
 };
+use fleet_inventory::DayCounts;
 
 use super::{
-    codec,
+    alerts, blocks, codec, days,
     entity::{chunk, command, scan, scan_event},
-    inserts, ledger,
+    inserts, ledger, missing,
 };
 use crate::sql::prelude::*;
 
@@ -242,7 +243,7 @@ impl<'t> LockedScan<'t> {
             grade: Set(Some(ledger::grade_name(verdict.grade).to_owned())),
             code: Set(Some(verdict.code.as_str().to_owned())),
             reason: Set(verdict.reason),
-            outcomes: Set(outcomes),
+            outcomes: Set(outcomes.clone()),
             ..Default::default()
         };
         if let Some(scope) = command.scope.clone() {
@@ -254,12 +255,12 @@ impl<'t> LockedScan<'t> {
         self.row.units_settled += units;
         self.row.units_done = self.row.units_settled;
         if self.row.cancel_until.is_some() {
-            return self.finish(canceled(), now).await;
+            self.finish(canceled(), now).await?;
+        } else if fatal || self.row.chunks_done >= self.row.chunks {
+            self.conclude(now).await?;
         }
-        if fatal || self.row.chunks_done >= self.row.chunks {
-            return self.conclude(now).await;
-        }
-        Ok(())
+        // After the devices that the end of the scan marks: a report locks its devices before it can end a chunk.
+        blocks::record(self.tx, &self.row, command, outcomes.as_deref(), now).await
     }
 
     /// Ends every open chunk with the same verdict, and then the scan.
@@ -298,6 +299,13 @@ impl<'t> LockedScan<'t> {
             return Ok(());
         }
         let ledger = ledger::settle(self.tx, &self.row, now).await?;
+        let missing = missing::mark(self.tx, &self.row, now).await?;
+        let node = Some(NodeId(self.row.node_id));
+        let counts = DayCounts {
+            missing,
+            ..DayCounts::default()
+        };
+        days::add(self.tx, OrgId(self.row.org_id), node, counts, now).await?;
         self.row.state = AsText(conclusion.state);
         self.row.code = Some(conclusion.code.as_str().to_owned());
         self.row.reason.clone_from(&conclusion.reason);
@@ -306,6 +314,7 @@ impl<'t> LockedScan<'t> {
         self.row.units_done = self.row.units_settled;
         self.row.phase.clear();
         self.ended_now = true;
+        alerts::scan_ended(self.tx, self.row.id).await?;
         self.append(&[LogEvent::Ended(ScanEnded { conclusion, ledger })], now)
             .await
     }

@@ -343,6 +343,7 @@ async fn read(
                 org: OrgId(row.org_id),
                 node: NodeId(row.node_id),
                 node_name: nodes.get(&row.node_id).cloned().unwrap_or_default(),
+                name: row.name.clone(),
                 state: row.state.0,
                 priority: row.priority.0,
                 request: codec::read_request(request)?,
@@ -358,6 +359,11 @@ async fn read(
                 open_scope: row.open_scope,
                 chunks: read_count(row.chunks)?,
                 chunks_done: read_count(row.chunks_done)?,
+                changes: row
+                    .changes
+                    .as_deref()
+                    .map(codec::read_changes)
+                    .transpose()?,
             })
         })
         .collect()
@@ -514,6 +520,9 @@ fn rows(new: &NewScan) -> Result<(scan::ActiveModel, Vec<chunk::ActiveModel>), D
         ledger: Set(None),
         events_deleted_at: Set(None),
         targets_key: Set(Some(hash_of_targets(&new.plan.targets_key()))),
+        rate: Set(i64::from(new.request.rate)),
+        changes: Set(None),
+        name: Set(new.name.clone()),
     };
     let chunk = |(position, chunk): (usize, &fleet_discovery::Chunk)| {
         Ok(chunk::ActiveModel {

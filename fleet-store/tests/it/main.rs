@@ -5,9 +5,11 @@
 mod site;
 
 mod accounts;
+mod alerts;
 mod audit;
 mod canceling;
 mod chain;
+mod details;
 mod direct;
 mod dispatch;
 mod ending;
@@ -18,7 +20,9 @@ mod hosts;
 mod identity;
 mod interruptions;
 mod inventory;
+mod lists;
 mod operators;
+mod overview;
 mod ownership;
 mod pairing;
 mod pairing_commands;

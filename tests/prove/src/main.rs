@@ -4,7 +4,9 @@
 #![expect(clippy::print_stdout, reason = "its figures are what it is for")]
 
 mod addresses;
+mod claimant;
 mod codes;
+mod crowd;
 mod database;
 mod faults;
 mod live;
@@ -52,6 +54,16 @@ const BOUNDARY: &[Proof] = &[
         claim: "nothing malformed is stored, and no good neighbor of it is lost",
         run: reports::run,
     },
+    Proof {
+        name: "claimant",
+        claim: "a node gets no record of a revoked node by a copied MAC or serial",
+        run: claimant::run,
+    },
+    Proof {
+        name: "crowd",
+        claim: "one node with 64 connections neither delays other callers nor fills the memory",
+        run: crowd::run,
+    },
 ];
 
 /// The suites by name.
@@ -62,6 +74,15 @@ const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    if words == [crowd::hostile::ARGUMENT] {
+        return match crowd::hostile::run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                println!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let suite = words.split_first().and_then(|(name, proofs)| {
         let (_, suite) = SUITES.iter().find(|(known, _)| known == name)?;
         Some((*suite, proofs))

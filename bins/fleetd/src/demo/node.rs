@@ -66,7 +66,7 @@ impl DemoNode {
         let registered = fleet_agent::register(&dir, options, &SecretText::new(code.code)).await?;
 
         let nodes = NodeClient::new(operator.channel.clone())
-            .list_nodes(&ListNodesRequest {}, operator.call()?)
+            .list_nodes(&ListNodesRequest::default(), operator.call()?)
             .await?
             .nodes;
         let seen = nodes

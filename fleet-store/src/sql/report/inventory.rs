@@ -300,6 +300,8 @@ impl Inventory {
             kept_apart: None,
             shared: false,
             claimed_from_node_id: None,
+            address_key: String::new(),
+            missing_since: None,
         }
     }
 

@@ -152,7 +152,8 @@ impl Site {
 
     pub(crate) fn plan(mode: Mode, ports: &[&str], profile: &NodeProfile) -> (ScanRequest, Plan) {
         let ports = ports.iter().map(|port| (*port).to_owned()).collect();
-        let request = ScanRequest { mode, ports };
+        let rate = 0;
+        let request = ScanRequest { mode, ports, rate };
         let planned = plan(&request, profile, &PlanPolicy::default()).expect("a plan");
         (request, planned)
     }
@@ -166,6 +167,7 @@ impl Site {
             node,
             operator: self.operator,
             request_id: None,
+            name: String::new(),
             request,
             plan,
             priority: Priority::Interactive,

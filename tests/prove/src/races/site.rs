@@ -150,6 +150,7 @@ impl Site {
         let request = ScanRequest {
             mode: Mode::Target(network.to_owned()),
             ports: vec!["80".to_owned()],
+            rate: 0,
         };
         let plan = plan(&request, &NodeProfile::upstream(), &PlanPolicy::default())?;
         let new = NewScan {
@@ -158,6 +159,7 @@ impl Site {
             node,
             operator: self.operator,
             request_id: None,
+            name: String::new(),
             request,
             plan,
             priority: Priority::Interactive,

@@ -135,7 +135,9 @@ impl Operator {
 
     /// The nodes.
     pub(crate) async fn nodes(&self) -> Vec<Node> {
-        let nodes = self.nodes.list_nodes(&ListNodesRequest {}, self.call());
+        let nodes = self
+            .nodes
+            .list_nodes(&ListNodesRequest::default(), self.call());
         nodes.await.expect("nodes can be listed").nodes
     }
 
@@ -169,7 +171,9 @@ pub(crate) fn list<T: ToString>(addresses: impl IntoIterator<Item = T>) -> Disco
         mode: Some(Mode::IpList(IpListModeRequest {
             ip_addresses,
             ports: ports(),
+            explicit: false,
         })),
+        max_rate: 0,
     }
 }
 
@@ -181,6 +185,7 @@ pub(crate) fn range(start: impl ToString, end: impl ToString) -> DiscoverRequest
             end_ip: end.to_string(),
             ports: ports(),
         })),
+        max_rate: 0,
     }
 }
 
@@ -191,5 +196,6 @@ pub(crate) fn target(target: impl ToString) -> DiscoverRequest {
             target: target.to_string(),
             ports: ports(),
         })),
+        max_rate: 0,
     }
 }
