@@ -7,6 +7,7 @@
 
 mod addresses;
 mod admit;
+mod choice;
 mod coverage;
 mod estimate;
 mod event;
@@ -33,6 +34,7 @@ mod targets_key;
 
 pub use addresses::{AddressList, InvalidAddressList};
 pub use admit::{HostVerdicts, KnownRow, OverQuota, RowVerdict, admit, admit_hosts};
+pub use choice::{NodeChoice, NodeChoiceError};
 pub use coverage::{ScannedChunk, endpoint_outcomes, unidentified_hosts};
 pub use estimate::{OpenScan, PastScan, estimate, queue_wait};
 pub use event::{DeviceFound, HostFound, LogEvent, ScanEnded};

@@ -12,7 +12,7 @@ use fleet_discovery::{DeviceFound, Ledger, Mode, ScanEnded, ScanRequest, Tally};
 use fleet_pairing::Binding;
 use fleet_store::{
     BoundDevice, DeviceAlias, DevicePairing, DeviceRow, DeviceSighting, Hello, Invitation, NodeRow,
-    PairResultRow, Progress, ScanRow,
+    PairResultRow, Progress, ScanRow, ShareRow,
 };
 use fleet_wire::{RpcError, admin, fleet, fleetmanagement, gateway, pairing};
 pub(crate) use hosts::{host_found, raw_host, scan_host};
@@ -202,10 +202,12 @@ pub(crate) fn printable(text: &str, most: usize) -> String {
 /// A scan for operators.
 pub(crate) fn scan(row: ScanRow) -> fleet::Scan {
     let conclusion = row.conclusion.as_ref();
+    let first = row.shares.first();
+    let (_, _, site_id, auto) = crate::planning::named(&row.choice);
     fleet::Scan {
         scan_id: row.id.to_string(),
-        fleet_node_id: row.node.0,
-        node_name: row.node_name,
+        fleet_node_id: first.map_or(0, |share| share.node.0),
+        node_name: first.map_or_else(String::new, |share| share.node_name.clone()),
         state: scan_state(row.state).into(),
         priority: priority(row.priority).into(),
         request: Some(discover_request(row.request)),
@@ -224,6 +226,26 @@ pub(crate) fn scan(row: ScanRow) -> fleet::Scan {
         open_scope: row.open_scope,
         commands: row.chunks,
         commands_done: row.chunks_done,
+        shares: row.shares.into_iter().map(scan_share).collect(),
+        site_id,
+        auto,
+    }
+}
+
+fn scan_share(row: ShareRow) -> fleet::ScanShare {
+    let conclusion = row.conclusion.as_ref();
+    fleet::ScanShare {
+        fleet_node_id: row.node.0,
+        node_name: row.node_name,
+        state: scan_state(row.state).into(),
+        targets: row.targets,
+        done: row.done,
+        commands: row.chunks,
+        commands_done: row.chunks_done,
+        reason: conclusion.map(|c| c.reason.clone()).unwrap_or_default(),
+        code: conclusion
+            .map(|c| c.code.as_str().to_owned())
+            .unwrap_or_default(),
     }
 }
 
@@ -271,6 +293,7 @@ pub(crate) fn device_found(found: &DeviceFound) -> fleet::DeviceFound {
         manufacturer: facts.manufacturer.clone(),
         firmware: facts.firmware.clone(),
         elapsed_ms: i64::try_from(found.elapsed_ms).unwrap_or(i64::MAX),
+        fleet_node_id: found.node.map_or(0, |node| node.0),
     }
 }
 

@@ -50,8 +50,8 @@ pub use api::{
     },
     scans::{
         Ack, Acked, CancelScanError, Canceled, Completion, CreateScanError, CreatedScan, Dispatch,
-        EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanHistory, ScanHost,
-        ScanRow, Scans, StoredEvent,
+        EventPage, Expired, Grace, IssuedCommand, NewScan, NewShare, Progress, Queueing,
+        ScanHistory, ScanHost, ScanRow, Scans, ShareRow, StoredEvent,
     },
     schedules::{
         NewSchedule, RUNS_KEPT, RunNowError, SCHEDULES_OF_AN_ORG, ScheduleChange, ScheduleError,

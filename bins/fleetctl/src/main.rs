@@ -2,6 +2,7 @@
 
 mod ask;
 mod audit;
+mod choice;
 mod cli;
 mod devices;
 mod difference;

@@ -54,7 +54,7 @@ pub(crate) use pairings::{
 };
 pub(crate) use scans::{
     chunk, command, report, report_refusal, report_row, scan, scan_event, scan_host, scan_request,
-    sweep,
+    scan_share, sweep,
 };
 pub(crate) use schedules::{schedule, schedule_run};
 
@@ -67,7 +67,7 @@ mod columns {
         PairingId, PairingStatus, Priority, RejectReason, Role, ScanId, ScanState, ScheduleId,
         enrollment::{InvitationState, NodeState},
     };
-    pub(super) use fleet_discovery::Scope;
+    pub(super) use fleet_discovery::{NodeChoice, Scope};
     pub(super) use fleet_pairing::IdentityReason;
     pub(super) use sea_orm::entity::prelude::*;
 

@@ -8,7 +8,7 @@ use fleet_pairing::Reporter;
 
 use super::{
     codec,
-    entity::{invitation, key_fetch, node, node_stream, scan, site},
+    entity::{invitation, key_fetch, node, node_stream, scan_share, site},
     sites,
 };
 use crate::{NodeRow, sql::prelude::*};
@@ -162,14 +162,14 @@ pub(crate) async fn rows(
     let mut invitations = invitation::Entity::find()
         .filter(invitation::Column::OrgId.eq(org.0))
         .filter(invitation::Column::State.eq(AsText(InvitationState::AwaitingConfirmation)));
-    let mut scans = scan::Entity::find()
-        .filter(scan::Column::OrgId.eq(org.0))
-        .filter(scan::Column::State.is_in(open_states()));
+    let mut scans = scan_share::Entity::find()
+        .filter(scan_share::Column::OrgId.eq(org.0))
+        .filter(scan_share::Column::State.is_in(open_states()));
     if let Which::One(NodeId(id)) = which {
         nodes = nodes.filter(node::Column::Id.eq(id));
         streams = streams.filter(node_stream::Column::NodeId.eq(id));
         invitations = invitations.filter(invitation::Column::NodeId.eq(id));
-        scans = scans.filter(scan::Column::NodeId.eq(id));
+        scans = scans.filter(scan_share::Column::NodeId.eq(id));
     }
     let last_stream = |stream: node_stream::Model| {
         let last = LastStream {
@@ -192,9 +192,9 @@ pub(crate) async fn rows(
         .collect();
     let open: BTreeMap<i64, i64> = scans
         .select_only()
-        .column(scan::Column::NodeId)
-        .column_as(scan::Column::Id.count(), "open")
-        .group_by(scan::Column::NodeId)
+        .column(scan_share::Column::NodeId)
+        .column_as(scan_share::Column::ScanId.count(), "open")
+        .group_by(scan_share::Column::NodeId)
         .into_tuple::<(i64, i64)>()
         .all(db)
         .await?

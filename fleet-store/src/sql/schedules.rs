@@ -189,12 +189,13 @@ impl Schedules for SqlStore {
                 (Firing::Scan, Err(reason)) => (Settled::LeftOut(reason.clone()), None),
                 (Firing::Scan, Ok(new)) => {
                     // A schedule that was changed since the plan was made runs as it is now.
-                    if (new.node.0, new.operator.0) != (row.node_id, row.operator_id) {
+                    if (&new.choice, new.operator.0) != (&row.choice.0, row.operator_id) {
                         return Ok(Settled::Stale);
                     }
                     let subject = format!(" of {}", shown(run.schedule, &row.name));
                     scans::insert(tx, new, &Actor::SYSTEM, &subject).await?;
-                    (Settled::Scan(new.id, new.node), Some(new.id))
+                    let nodes = new.shares.iter().map(|share| share.node).collect();
+                    (Settled::Scan(new.id, nodes), Some(new.id))
                 }
             };
             let mut next = moved(run.next);
@@ -293,6 +294,7 @@ fn replaced(
 ) -> Result<schedule::ActiveModel, DbErr> {
     Ok(schedule::ActiveModel {
         node_id: Set(scan.node.0),
+        choice: Set(AsText(scan.choice.clone())),
         name: Set(scan.name.clone()),
         request: Set(codec::write_request(&scan.request)?),
         recurrence: Set(scan.timing.when.clone()),
@@ -534,6 +536,7 @@ async fn read(
                 missed: read_count(row.missed)?,
                 scan: ScheduledScan {
                     name: row.name,
+                    choice: row.choice.0,
                     node: NodeId(row.node_id),
                     request: codec::read_request(&row.request)?,
                     timing: TimingText {

@@ -32,6 +32,7 @@ mod schedules;
 mod schema;
 mod search;
 mod sessions;
+mod shares;
 mod site_rules;
 mod sites;
 mod streams;
