@@ -42,6 +42,10 @@ integer_ids! {
     DeviceId;
     /// A change of a device's identity that a report caused and an operator can revert.
     IdentityChangeId;
+    /// A rule of alerts.
+    AlertRuleId;
+    /// A receiver of alerts: a webhook or an e-mail address.
+    AlertChannelId;
 }
 
 /// A control stream of one server process. Ids are never reused within the process.
@@ -118,6 +122,8 @@ uuid_ids! {
     ScheduleId;
     /// One attempt of a chunk on a node, or one part of a pairing.
     CommandId;
+    /// A message to one channel of alerts. It stays the same over all attempts.
+    AlertDeliveryId;
 }
 
 #[cfg(test)]

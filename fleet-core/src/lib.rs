@@ -45,9 +45,10 @@ pub use facts::DeviceFacts;
 pub use host::{HostReport, NameSource, NamedBy, RawHostReport};
 pub use identity::{DeviceIdentifier, Fingerprint, InvalidIdentifier, Serial, auto_identifier};
 pub use ids::{
-    BrowserSessionId, CommandId, ConnectionId, DeviceId, Epoch, IdentityChangeId, InstanceId,
-    KeyId, NodeId, OperatorId, OrgId, PairingId, ParseUuidError, PendingEnrollmentId, ReplicaId,
-    ScanId, ScheduleId, SessionId, SiteExcludeId, SiteId,
+    AlertChannelId, AlertDeliveryId, AlertRuleId, BrowserSessionId, CommandId, ConnectionId,
+    DeviceId, Epoch, IdentityChangeId, InstanceId, KeyId, NodeId, OperatorId, OrgId, PairingId,
+    ParseUuidError, PendingEnrollmentId, ReplicaId, ScanId, ScheduleId, SessionId, SiteExcludeId,
+    SiteId,
 };
 pub use mac::{InvalidMac, Mac};
 pub use pairing::{PairOutcome, PairRejectReason, PairResult, PairingStatus, RawPairResult};

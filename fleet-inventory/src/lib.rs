@@ -1,9 +1,10 @@
-//! Decisions about an inventory over time: when a schedule runs, what a due run does, and what changed between two
-//! scans.
+//! Decisions about an inventory over time: when a schedule runs, what a due run does, what changed between two
+//! scans, and which alerts follow.
 //!
 //! The crate has no clock, no randomness and no IO, and no storage or wire code. Start with [`Timing`], which converts
-//! an operator's texts to times. Then read [`decide`] and [`firing`]. For changes, start with [`difference`].
+//! an operator's texts to times. Then read [`decide`] and [`firing`]. For changes, start with [`difference`]; for alerts, with [`observe`].
 
+mod alert;
 mod blackout;
 mod cron;
 mod difference;
@@ -12,6 +13,11 @@ mod search;
 mod timing;
 mod zone;
 
+pub use alert::{
+    AfterAttempt, AlertEvent, AlertItem, AlertMessage, AlertRule, AlertRuleError, AlertRuleText,
+    Answer, DeviceFact, ITEMS_SHOWN, Known, Observation, Observed, QuietHours, QuietHoursError,
+    RETRIED_FOR, Silence, UnknownAlertEvent, after_attempt, observe, silence,
+};
 pub use blackout::{Blackout, BlackoutEnd, BlackoutError, blackout_end, is_always, is_blacked_out};
 pub use cron::{Cron, CronError};
 pub use difference::{

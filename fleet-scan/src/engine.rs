@@ -29,6 +29,7 @@ use std::{
 
 use fleet_core::{Port, limits::SCAN_PORTS};
 use futures::Stream;
+pub(crate) use onlink::neighbor;
 pub use onlink::{can_send_arp, interfaces};
 use run::Run;
 pub(crate) use schedule::RETRANSMISSION;

@@ -3,19 +3,26 @@
 //! [`Pairer::pair`] first identifies the device again, without a login. It sends password-derived data only if the
 //! answer agrees with the facts from the server. The guard checks every connection.
 
+mod identity;
+
 use std::{
     fmt,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use fleet_core::{DeviceFacts, Endpoint, PairOutcome, Port};
-use tokio::time::timeout;
+use fleet_core::{DeviceFacts, Endpoint, Mac, PairOutcome, Port};
+use identity::{
+    has_the_same_make, is_proven_behind_login, is_the_same, is_the_same_device, withholds_nothing,
+};
+use tokio::{task::spawn_blocking, time::timeout};
 
 use crate::{
     dial::Dialer,
     driver::{Answer, Driver, DriverError, DriverSet},
-    fingerprint::KnownLogin,
+    engine,
+    fingerprint::{KnownLogin, ShownIdentity},
     guard::Guard,
     job::ScanOptions,
     login::{self, Authenticated, DefaultPassword, Login, LoginBudget},
@@ -33,7 +40,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct PairableDevice {
     /// The endpoint where it was found.
     pub endpoint: Endpoint,
-    /// The known facts. The driver must be equal. Maker, MAC and serial must not differ if both sides know them.
+    /// The known facts. The driver must be equal. Maker, MAC and serial must not differ if both sides know them. A known
+    /// MAC or serial must not be withheld by a device whose make shows it.
     pub facts: DeviceFacts,
 }
 
@@ -71,6 +79,9 @@ impl PairReport {
 /// Decides whether a text is another name of a device's make.
 type IsMake = dyn Fn(&DeviceFacts, &str) -> bool + Send + Sync;
 
+/// Looks up the hardware address of a host on a link of this machine.
+type Neighbors = dyn Fn(IpAddr) -> Option<Mac> + Send + Sync;
+
 /// Tries logins at devices. Clones share rate limit and guard.
 #[derive(Clone)]
 pub struct Pairer {
@@ -79,6 +90,7 @@ pub struct Pairer {
     dialer: Arc<Dialer>,
     budget: LoginBudget,
     is_make: Arc<IsMake>,
+    neighbors: Arc<Neighbors>,
 }
 
 impl fmt::Debug for Pairer {
@@ -97,6 +109,19 @@ impl Pairer {
             dialer,
             budget: LoginBudget::default(),
             is_make: Arc::new(|_, _| false),
+            neighbors: Arc::new(neighbor),
+        }
+    }
+
+    /// Looks up hardware addresses with this function instead of the kernel's neighbor table. It may block.
+    #[must_use]
+    pub fn with_neighbors(
+        self,
+        neighbors: impl Fn(IpAddr) -> Option<Mac> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            neighbors: Arc::new(neighbors),
+            ..self
         }
     }
 
@@ -162,17 +187,28 @@ impl Pairer {
         if let Err(why) = same {
             return Ok(PairReport::failed(why));
         }
+        let shown = self.shown_identity(rule.as_deref());
+        let neighbor = self.neighbor_of(target, &device).await;
+        if login.is_some()
+            && let Err(why) = withholds_nothing(&target.facts, &device, neighbor, shown)
+        {
+            return Ok(PairReport::failed(format!("{why}: no password was sent")));
+        }
         let result = self
             .authenticate(target.endpoint, &device, rule.as_deref(), login)
             .await?;
-        if let Authenticated::Accepted { device: shown, .. } = &result {
+        if let Authenticated::Accepted { device: behind, .. } = &result {
             // The identity after the login must match the requested device.
-            let same = is_the_same_device(&target.facts, shown);
+            let same = is_the_same_device(&target.facts, behind);
             // Compared with both, because either may lack a MAC or a serial.
-            if same.and(is_the_same_device(&device, shown)).is_err() {
+            if same.and(is_the_same_device(&device, behind)).is_err() {
                 return Ok(PairReport::failed(
                     "another device answers behind the login: its MAC or serial differs; scan again",
                 ));
+            }
+            let proven = is_proven_behind_login(&target.facts, &device, neighbor, behind, shown);
+            if let Err(why) = proven {
+                return Ok(PairReport::failed(why));
             }
         }
         if result == Authenticated::Open {
@@ -215,6 +251,26 @@ impl Pairer {
         };
         let mut probe = self.open(Endpoint { port, ..endpoint }).await?;
         driver.authenticate(&mut probe, device, login).await
+    }
+
+    /// Which of MAC and serial the devices of this rule show.
+    fn shown_identity(&self, rule: Option<&str>) -> ShownIdentity {
+        let rules = self.drivers.all().find_map(|driver| driver.fingerprints());
+        rules
+            .zip(rule)
+            .map(|(rules, rule)| rules.shows(rule))
+            .unwrap_or_default()
+    }
+
+    /// The hardware address of a target whose known MAC the device does not show itself. None where it is not on a link
+    /// of this machine.
+    async fn neighbor_of(&self, target: &PairableDevice, device: &DeviceFacts) -> Option<Mac> {
+        if target.facts.mac.is_none() || device.mac.is_some() {
+            return None;
+        }
+        let (neighbors, ip) = (Arc::clone(&self.neighbors), target.endpoint.ip);
+        // The kernel may take half a second to answer.
+        spawn_blocking(move || neighbors(ip)).await.ok().flatten()
     }
 
     /// The port of the device's web server: the port where the device was identified, unless an API's driver claims it.
@@ -264,7 +320,13 @@ impl Pairer {
             };
             match owner.identify(&mut probe).await {
                 Ok(Answer::Named(device)) => {
-                    if let Err(why) = is_the_same(&target.facts, &device) {
+                    let same = is_the_same(&target.facts, &device);
+                    // A driver without rules may show nothing before a login. Its link still does.
+                    let neighbor = self.neighbor_of(target, &device).await;
+                    let shown = ShownIdentity::default();
+                    let checked = same
+                        .and_then(|()| withholds_nothing(&target.facts, &device, neighbor, shown));
+                    if let Err(why) = checked {
                         return Ok(PairReport::failed(why));
                     }
                     let result = owner.authenticate(&mut probe, &device, login).await?;
@@ -331,6 +393,14 @@ impl Pairer {
     }
 }
 
+/// The kernel's neighbor table. A connection to the device was opened just before, so it has an entry for it.
+fn neighbor(ip: IpAddr) -> Option<Mac> {
+    engine::neighbor(ip).unwrap_or_else(|error| {
+        tracing::debug!(%error, "the neighbor table cannot be read");
+        None
+    })
+}
+
 /// Converts the result of a login into a report.
 fn report(result: Authenticated) -> PairReport {
     match result {
@@ -358,131 +428,5 @@ fn report(result: Authenticated) -> PairReport {
         Authenticated::Unsupported => {
             PairReport::failed("this node has no way to log in to such devices")
         }
-    }
-}
-
-/// Checks that the device is the one that the server requested: same driver, and same MAC or serial if both sides know
-/// it.
-fn is_the_same(target: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
-    if device.driver != target.driver {
-        return Err(another("driver", &device.driver, &target.driver));
-    }
-    is_the_same_device(target, device)
-}
-
-/// Checks that MAC and serial are equal if both sides know them.
-fn is_the_same_device(known: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
-    if let (Some(now), Some(known)) = (device.mac, known.mac)
-        && now != known
-    {
-        return Err(another("MAC", &now.to_string(), &known.to_string()));
-    }
-    if let (Some(now), Some(known)) = (&device.serial, &known.serial)
-        && now != known
-    {
-        return Err(another("serial", now.as_str(), known.as_str()));
-    }
-    Ok(())
-}
-
-/// Checks the make if neither MAC nor serial proves the identity. Not for external drivers, because two drivers may
-/// spell one make differently.
-fn has_the_same_make(target: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
-    // `is_the_same` has compared these values.
-    let is_proven = device.mac.and(target.mac).is_some()
-        || (device.serial.is_some() && target.serial.is_some());
-    let (now, known) = (device.manufacturer.trim(), target.manufacturer.trim());
-    if is_proven || known.is_empty() || now.eq_ignore_ascii_case(known) {
-        return Ok(());
-    }
-    Err(another("make", now, known))
-}
-
-fn another(what: &str, now: &str, known: &str) -> String {
-    format!(
-        "another device answers there now ({what} {}, not {}): nothing was sent to it; scan again",
-        text::field(now),
-        text::field(known)
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use fleet_core::Serial;
-
-    use super::*;
-
-    fn target() -> DeviceFacts {
-        DeviceFacts {
-            driver: "antminer".to_owned(),
-            manufacturer: "Bitmain".to_owned(),
-            mac: "02:00:5E:00:00:01".parse().ok(),
-            serial: Serial::new("A1"),
-            ..DeviceFacts::default()
-        }
-    }
-
-    fn device() -> DeviceFacts {
-        DeviceFacts {
-            driver: "antminer".to_owned(),
-            manufacturer: "bitmain".to_owned(),
-            ..DeviceFacts::default()
-        }
-    }
-
-    #[test]
-    fn only_named_devices_are_given_credentials() {
-        assert_eq!(is_the_same(&target(), &device()), Ok(()));
-        let same = DeviceFacts {
-            mac: target().mac,
-            serial: target().serial,
-            ..device()
-        };
-        assert_eq!(is_the_same(&target(), &same), Ok(()));
-        for (other, named) in [
-            (
-                DeviceFacts {
-                    driver: "asicrs".to_owned(),
-                    ..device()
-                },
-                "asicrs",
-            ),
-            (
-                DeviceFacts {
-                    mac: "02:00:5E:00:00:02".parse().ok(),
-                    ..device()
-                },
-                "02:00:5E:00:00:02",
-            ),
-            (
-                DeviceFacts {
-                    serial: Serial::new("B2"),
-                    ..device()
-                },
-                "B2",
-            ),
-        ] {
-            let why = is_the_same(&target(), &other).expect_err(named);
-            assert!(why.contains(named) && why.contains("scan again"), "{why}");
-        }
-    }
-
-    #[test]
-    fn the_make_counts_only_where_no_mac_or_serial_proves_the_identity() {
-        let other = DeviceFacts {
-            manufacturer: "MicroBT".to_owned(),
-            ..device()
-        };
-        let why = has_the_same_make(&target(), &other).expect_err("another make");
-        assert!(
-            why.contains("MicroBT") && why.contains("nothing was sent"),
-            "{why}"
-        );
-        assert_eq!(has_the_same_make(&target(), &device()), Ok(()));
-        let proven = DeviceFacts {
-            serial: target().serial,
-            ..other
-        };
-        assert_eq!(has_the_same_make(&target(), &proven), Ok(()));
     }
 }

@@ -133,6 +133,17 @@ pub fn interfaces() -> io::Result<Vec<fleet_discovery::Interface>> {
     Kernel::new()?.interfaces()
 }
 
+/// Returns the hardware address of a host on a link of this machine, from the kernel's neighbor table. None for hosts
+/// behind a router, and for an address that also answers for other hosts. The kernel learns it with a connection, so
+/// open one before.
+///
+/// # Errors
+/// When the system or a sandbox does not list its neighbors.
+pub(crate) fn neighbor(ip: IpAddr) -> io::Result<Option<Mac>> {
+    let view = Kernel::new()?.view(Family::of(ip))?;
+    Ok(identity::own_address(ip, &view.entries))
+}
+
 /// Returns whether this process may send ARP requests itself. Otherwise the kernel resolves neighbors, a few hundred
 /// silent ones per three seconds.
 pub fn can_send_arp() -> bool {

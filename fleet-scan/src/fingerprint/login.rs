@@ -88,6 +88,15 @@ pub(crate) struct Shown {
     pub(crate) serial: Option<String>,
 }
 
+/// Which of MAC and serial a make's devices show.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ShownIdentity {
+    pub(crate) mac: bool,
+    pub(crate) serial: bool,
+    pub(crate) mac_behind_login: bool,
+    pub(crate) serial_behind_login: bool,
+}
+
 impl Shown {
     /// Whether the verifying response contains no facts about the device.
     pub(crate) fn is_empty(&self) -> bool {

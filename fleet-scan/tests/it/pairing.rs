@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
-use fleet_core::{AddressPolicy, DeviceFacts, Endpoint, PairOutcome, Port};
+use fleet_core::{AddressPolicy, DeviceFacts, Endpoint, Mac, PairOutcome, Port, Serial};
 use fleet_scan::{
     DefaultPassword, DriverSet, Guard, Login, LoginBudget, PairReport, PairableDevice, Pairer,
 };
@@ -184,6 +184,97 @@ async fn credentials_go_only_to_the_device_that_the_server_named() {
         !asked.iter().any(|path| path.contains("get_system_info")),
         "{asked:?}"
     );
+}
+
+/// How often a request with a login reached a device.
+fn logins(site: &RunningSite) -> usize {
+    let asked = asked(site).into_iter();
+    asked
+        .filter(|path| path.contains("get_system_info") || path.contains("unlock"))
+        .count()
+}
+
+#[tokio::test]
+async fn no_password_goes_to_a_device_whose_link_or_answers_hide_the_known_mac() {
+    let site = start(site(vec![(Make::Antminer, None), (Make::Vnish, None)]), 65).await;
+    let known: Option<Mac> = "02:F1:00:00:00:07".parse().ok();
+    let other: Option<Mac> = "02:F1:00:00:00:99".parse().ok();
+    let pair = async |at: usize, facts: DeviceFacts, neighbor: Option<Mac>| {
+        let guard = Guard::policy(AddressPolicy::DEMO);
+        let pairer = Pairer::new(quick(), Arc::new(DriverSet::built_in()), guard)
+            .with_neighbors(move |_| neighbor);
+        let target = PairableDevice {
+            facts,
+            ..target(&site, at)
+        };
+        let make = [Make::Antminer, Make::Vnish][at];
+        let DeviceLogin {
+            username, password, ..
+        } = DeviceLogin::default_of(make);
+        let login = Login::new(username, password);
+        pairer.pair(&target, Some(&login)).await
+    };
+    // An Antminer shows its MAC only behind the login. Its link must have the recorded one.
+    let antminer = DeviceFacts {
+        mac: known,
+        ..facts("asicrs", "Bitmain")
+    };
+    let refused = pair(0, antminer.clone(), other).await;
+    assert_eq!(refused.outcome, PairOutcome::Error);
+    assert!(refused.error.contains("02:F1:00:00:00:99"), "{refused:?}");
+    assert_eq!(logins(&site), 0, "{:?}", asked(&site));
+    for neighbor in [known, None] {
+        let paired = pair(0, antminer.clone(), neighbor).await;
+        assert_eq!(paired.outcome, PairOutcome::Paired, "{paired:?}");
+    }
+    // Behind a router, the MAC behind the login decides: nothing is sealed for another device.
+    let mistaken = DeviceFacts {
+        mac: other,
+        ..antminer
+    };
+    let refused = pair(0, mistaken, None).await;
+    assert_eq!(refused.outcome, PairOutcome::Error, "{refused:?}");
+    // A VNish device shows its MAC to everybody, so its link is not asked.
+    let vnish = DeviceFacts {
+        mac: known,
+        ..facts("asicrs", "")
+    };
+    let paired = pair(1, vnish, other).await;
+    assert_eq!(paired.outcome, PairOutcome::Paired, "{paired:?}");
+}
+
+#[tokio::test]
+async fn no_password_goes_to_a_device_that_stopped_showing_its_mac_or_serial() {
+    let mut hiding = site(vec![(Make::Vnish, None), (Make::Vnish, None)]);
+    hiding.devices[0].mac = None;
+    hiding.devices[1].serial = None;
+    let site = start(hiding, 66).await;
+    let DeviceLogin {
+        username, password, ..
+    } = DeviceLogin::default_of(Make::Vnish);
+    let login = Login::new(username, password);
+    let by_mac = DeviceFacts {
+        mac: "02:F1:00:00:00:07".parse().ok(),
+        ..facts("asicrs", "")
+    };
+    let by_serial = DeviceFacts {
+        serial: Serial::new("SN7"),
+        ..facts("asicrs", "")
+    };
+    for (at, facts, named) in [(0, by_mac, "MAC"), (1, by_serial, "serial")] {
+        let guard = Guard::policy(AddressPolicy::DEMO);
+        let pairer =
+            Pairer::new(quick(), Arc::new(DriverSet::built_in()), guard).with_neighbors(|_| None);
+        let target = PairableDevice {
+            facts,
+            ..target(&site, at)
+        };
+        let report = pairer.pair(&target, Some(&login)).await;
+        assert_eq!(report.outcome, PairOutcome::Error, "{report:?}");
+        let text = format!("does not show its {named}");
+        assert!(report.error.contains(&text), "{report:?}");
+    }
+    assert_eq!(logins(&site), 0, "{:?}", asked(&site));
 }
 
 #[tokio::test]

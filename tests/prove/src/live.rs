@@ -8,14 +8,14 @@ use fleet_core::{NodeId, OrgId, Role, Secret, SecretKind};
 use fleet_server::{Environment, Server, ServerConfig, SystemEnvironment};
 use fleet_store::{Actor, NewOperator, Operators as _, SqlStore};
 use fleet_wire::{
-    Protocol,
+    Message as _, Protocol,
     admin::{ConfirmFleetNodeRequest, CreateEnrollmentCodeRequest, FleetNodeAdminClient},
     client::{CallOptions, Channel, ChannelConfig, Incoming, Outgoing},
     fleet::{DeviceClient, NodeClient, ScanClient, StartScanRequest},
     gateway::{
-        BeginAuthHandshakeRequest, CompleteAuthHandshakeRequest, ControlAck, ControlHello,
-        ControlStreamRequest, ControlStreamResponse, FleetNodeGatewayClient, RegisterRequest,
-        control_stream_request, control_stream_response::Kind,
+        AgentCommand, BeginAuthHandshakeRequest, CompleteAuthHandshakeRequest, ControlAck,
+        ControlHello, ControlStreamRequest, ControlStreamResponse, FleetNodeGatewayClient,
+        RegisterRequest, agent_command, control_stream_request, control_stream_response::Kind,
     },
     listener::{self, Drained, ListenerConfig, ListenerCounts},
     pairing::DiscoverRequest,
@@ -37,20 +37,7 @@ pub(crate) struct Live {
 
 impl Live {
     pub(crate) async fn start(store: &SqlStore) -> Result<Self> {
-        let environment: Arc<dyn Environment> = Arc::new(SystemEnvironment);
-        let (email, now) = ("prover@example.org", environment.now());
-        let new = NewOperator {
-            org: "Proof".to_owned(),
-            email: email.to_owned(),
-            role: Role::Admin,
-            now,
-        };
-        store.create_operator(new, Actor::SYSTEM).await?;
-        let key = Secret::new(SecretKind::OperatorKey, &environment.random());
-        store
-            .create_operator_key(email, key.hash(), Actor::SYSTEM, now)
-            .await?;
-        Self::serve(store, key.expose().to_owned()).await
+        Self::serve(store, first_key(store).await?).await
     }
 
     /// Starts a server on a database whose operator has this key: another replica, or a restarted server.
@@ -212,8 +199,9 @@ impl Live {
 
     /// Starts a scan on a node and returns its id.
     pub(crate) async fn scan(&self, node: &Node, request: DiscoverRequest) -> Result<String> {
+        let environment: &dyn Environment = &SystemEnvironment;
         let request = StartScanRequest {
-            request_id: format!("proof-{}", node.id),
+            request_id: environment.scan_id().to_string(),
             fleet_node_id: node.id.0,
             request: Some(request),
             ..StartScanRequest::default()
@@ -223,6 +211,24 @@ impl Live {
             .await?;
         Ok(started.scan.context("a scan")?.scan_id)
     }
+}
+
+/// Creates an administrator and returns a key of theirs.
+async fn first_key(store: &SqlStore) -> Result<String> {
+    let environment: &dyn Environment = &SystemEnvironment;
+    let (email, now) = ("prover@example.org", environment.now());
+    let new = NewOperator {
+        org: "Proof".to_owned(),
+        email: email.to_owned(),
+        role: Role::Admin,
+        now,
+    };
+    store.create_operator(new, Actor::SYSTEM).await?;
+    let key = Secret::new(SecretKind::OperatorKey, &environment.random());
+    store
+        .create_operator_key(email, key.hash(), Actor::SYSTEM, now)
+        .await?;
+    Ok(key.expose().to_owned())
 }
 
 /// Creates an identity key.
@@ -261,6 +267,17 @@ impl Node {
         while let Some(message) = self.down.message().await? {
             if let Some(Kind::Command(command)) = message.kind {
                 return Ok(command.command_id);
+            }
+        }
+        bail!("the stream of node {} ended without a command", self.id)
+    }
+
+    /// Waits for the next command. Returns its id and its content.
+    pub(crate) async fn commanded(&mut self) -> Result<(String, Option<agent_command::Command>)> {
+        while let Some(message) = self.down.message().await? {
+            if let Some(Kind::Command(command)) = message.kind {
+                let content = AgentCommand::decode(command.payload)?;
+                return Ok((command.command_id, content.command));
             }
         }
         bail!("the stream of node {} ended without a command", self.id)

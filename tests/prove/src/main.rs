@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "its figures are what it is for")]
 
 mod addresses;
+mod claimant;
 mod codes;
 mod database;
 mod faults;
@@ -51,6 +52,11 @@ const BOUNDARY: &[Proof] = &[
         name: "reports",
         claim: "nothing malformed is stored, and no good neighbor of it is lost",
         run: reports::run,
+    },
+    Proof {
+        name: "claimant",
+        claim: "a node gets no record of a revoked node by a copied MAC or serial",
+        run: claimant::run,
     },
 ];
 

@@ -2,9 +2,14 @@
 //!
 //! A router that answers for other hosts (proxy ARP) would otherwise merge all of them into one device.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use fleet_core::{DeviceFacts, Mac};
+
+use super::table::{Entry, State};
 
 /// The longest evidence in characters.
 const EVIDENCE: usize = 512;
@@ -70,6 +75,19 @@ pub(super) fn classify(
         .collect()
 }
 
+/// The address that answers for this host and for no other one. A router or repeater answers for several, which proves
+/// nothing about one of them.
+pub(super) fn own_address(ip: IpAddr, entries: &[Entry]) -> Option<Mac> {
+    let answers = |entry: &&Entry| match entry.state {
+        State::Answered | State::Fixed => true,
+        State::Unresolved | State::Failed => false,
+    };
+    let answered = || entries.iter().filter(answers);
+    let mac = answered().find(|entry| entry.ip == ip)?.mac?;
+    let is_shared = answered().any(|entry| entry.ip != ip && entry.mac == Some(mac));
+    (!is_shared && !mac.is_placeholder()).then_some(mac)
+}
+
 #[cfg(test)]
 mod tests {
     use fleet_core::Serial;
@@ -79,6 +97,39 @@ mod tests {
 
     fn mac(last: u8) -> Mac {
         Mac::new([2, 0, 0, 0, 0, last])
+    }
+
+    #[test]
+    fn an_entry_proves_a_host_only_if_its_address_answers_for_no_other_one() {
+        let entry = |last: u8, state, address: Mac| Entry {
+            ip: IpAddr::from([10, 0, 0, last]),
+            state,
+            mac: Some(address),
+            age: std::time::Duration::ZERO,
+            confirmed: std::time::Duration::ZERO,
+        };
+        let entries = [
+            entry(1, State::Answered, mac(1)),
+            entry(2, State::Answered, mac(9)),
+            entry(3, State::Answered, mac(9)),
+            entry(4, State::Failed, mac(4)),
+            entry(5, State::Fixed, mac(5)),
+            entry(6, State::Answered, Mac::new([0; 6])),
+            // It failed since, so it does not answer for 10.0.0.5.
+            entry(7, State::Failed, mac(5)),
+        ];
+        for (last, expected) in [
+            (1, Some(mac(1))),
+            (2, None),
+            (3, None),
+            (4, None),
+            (5, Some(mac(5))),
+            (6, None),
+            (8, None),
+        ] {
+            let found = own_address(IpAddr::from([10, 0, 0, last]), &entries);
+            assert_eq!(found, expected, "10.0.0.{last}");
+        }
     }
 
     #[test]
