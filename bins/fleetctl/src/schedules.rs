@@ -15,7 +15,6 @@ use fleet_wire::{
 use crate::{
     cli::{Format, Schedule, Scheduled, Timing},
     failure::Failure,
-    nodes,
     output::{self, Rows},
     scans,
     server::Server,
