@@ -17,7 +17,7 @@ mod work;
 
 use std::{sync::Arc, time::Duration};
 
-pub(crate) use command::{denied_ports_note, is_listed};
+pub(crate) use command::denied_ports_note;
 pub use counts::AgentCounts;
 use fleet_core::{NodeId, limits};
 use fleet_discovery::SubnetChoice;
@@ -55,6 +55,8 @@ pub struct AgentOptions {
     pub halt: watch::Receiver<Option<String>>,
     /// Whether scans may listen at the ports of IP report buttons.
     pub listen_announcements: bool,
+    /// Whether pairings may try the default passwords of a make, if an operator requests it.
+    pub default_passwords: bool,
     /// Time limit for uploading results during the shutdown.
     pub drain: Duration,
 }
@@ -70,6 +72,7 @@ impl Default for AgentOptions {
             command_targets: u32::try_from(limits::COMMAND_TARGETS).unwrap_or(u32::MAX),
             halt: watch::channel(None).1,
             listen_announcements: false,
+            default_passwords: true,
             drain: Duration::from_secs(10),
         }
     }
@@ -86,7 +89,7 @@ pub struct AgentStatus {
     pub running: Option<String>,
     /// Found devices that the server has not accepted yet.
     pub spooled: usize,
-    /// Why the control stream cannot be opened although other calls succeed, and what to configure.
+    /// Why there is no session or control stream; if other calls succeed, with what to configure.
     pub problem: Option<String>,
     /// The networks of this machine, and which of them are the local subnets. Empty before the first stream.
     pub subnets: Vec<SubnetChoice>,

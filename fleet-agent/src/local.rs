@@ -12,7 +12,7 @@ use fleet_scan::{Listen, PinnedName, Resolver, Scan, ScanError, ScanSummary, Sca
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    agent::{AgentOptions, Entry, ScanTask, denied_ports_note, is_listed},
+    agent::{AgentOptions, Entry, ScanTask, denied_ports_note},
     site::{PolicyViolation, SitePolicy},
 };
 
@@ -161,8 +161,9 @@ impl LocalScan {
             entries,
             ports,
             default_ports,
-            listed: is_listed(targets),
+            listed: fleet_discovery::is_explicit(targets),
             budget: BUDGET,
+            rate: 0,
             listen: listening.map(|listening| Listen::new(listening, subnets.clone())),
             local_subnets: subnets,
             policy,
@@ -272,6 +273,7 @@ impl Selected {
         let request = ScanRequest {
             mode: Mode::List(targets.to_vec()),
             ports: Vec::new(),
+            rate: 0,
         };
         let rules = PlanPolicy {
             addresses: policy.addresses,

@@ -158,6 +158,13 @@ pub const WATCH_POLL: Duration = Duration::from_secs(1);
 /// How long a node may be disconnected before an upstream discovery call ends. Its scan continues.
 pub const NODE_AWAY: Duration = Duration::from_secs(120);
 
+/// Maximum number of /24 networks in the map of a site: as many addresses as 16 of the largest scans. The least recently
+/// scanned are deleted first.
+pub const SITE_BLOCKS: usize = 4_096;
+
+/// Maximum number of labels of a device.
+pub const DEVICE_LABELS: usize = 16;
+
 /// Maximum number of refused devices that are kept per reporting node. The least recently reported are deleted first.
 pub const REFUSED_DEVICES_A_NODE: usize = 4_096;
 /// How long a refused device is listed after its last report.

@@ -24,6 +24,8 @@ named_states! {
         Failed = "FAILED",
         /// The device accepted its factory credentials.
         DefaultPassword = "DEFAULT_PASSWORD",
+        /// The device needs no login to be read, so it was paired without one. The installed base has no such name.
+        Open = "OPEN",
     }
     /// The result of one pairing attempt on a node.
     PairOutcome {
@@ -39,10 +41,10 @@ named_states! {
 }
 
 impl PairingStatus {
-    /// Whether the device accepted credentials.
+    /// Whether the device accepted credentials, or needs none.
     pub fn is_paired(self) -> bool {
         match self {
-            Self::Paired | Self::DefaultPassword => true,
+            Self::Paired | Self::DefaultPassword | Self::Open => true,
             Self::Unpaired | Self::AuthenticationNeeded | Self::Pending | Self::Failed => false,
         }
     }
@@ -57,6 +59,8 @@ pub struct RawPairResult<'a> {
     pub outcome: Option<PairOutcome>,
     /// None when the node does not know.
     pub default_password: Option<bool>,
+    /// Whether the device needs no login.
+    pub open: bool,
     /// At most 255 characters; may be empty.
     pub serial: &'a str,
     /// A MAC in any spelling, at most 64 characters; may be empty.
@@ -80,6 +84,8 @@ pub struct PairResult {
     pub outcome: PairOutcome,
     /// Whether the factory password is active; none if the node does not know.
     pub default_password: Option<bool>,
+    /// Whether the device needs no login. Counts only for a paired device.
+    pub open: bool,
     /// Facts that the device reports after login, without driver, scheme and evidence.
     pub facts: DeviceFacts,
     /// The text of the node. Escape it before display.
@@ -150,6 +156,7 @@ impl PairResult {
             identifier: raw.identifier.to_owned(),
             outcome,
             default_password: raw.default_password,
+            open: raw.open && outcome == PairOutcome::Paired,
             facts,
             error: raw.error.to_owned(),
         })
@@ -218,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn the_names_of_statuses_are_those_of_the_installed_base() {
+    fn the_names_of_statuses_are_those_of_the_installed_base_and_one_more() {
         let names: Vec<_> = PairingStatus::ALL.iter().map(|s| s.as_str()).collect();
         assert_eq!(
             names,
@@ -228,7 +235,8 @@ mod tests {
                 "AUTHENTICATION_NEEDED",
                 "PENDING",
                 "FAILED",
-                "DEFAULT_PASSWORD"
+                "DEFAULT_PASSWORD",
+                "OPEN"
             ]
         );
     }

@@ -70,6 +70,7 @@ fn planner(criterion: &mut Criterion) {
         let request = ScanRequest {
             mode,
             ports: ports.to_vec(),
+            rate: 0,
         };
         group.throughput(Throughput::Elements(targets));
         group.bench_function(name, |bencher| {

@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use fleet_core::{Endpoint, EndpointOutcome, Port};
+use fleet_core::{Endpoint, EndpointOutcome, Port, TargetOutcome};
 
 use crate::{
     ChunkFacts,
@@ -72,6 +72,40 @@ fn of_port(chunk: &ScannedChunk<'_>, port: Port, host: Known) -> EndpointOutcome
             EndpointOutcome::Answered
         }
     }
+}
+
+/// Returns the outcomes that a node reported about the addresses of a chunk; none without bytes of the right length.
+///
+/// An address that its byte calls identified counts as unidentified, because only an accepted device makes it
+/// identified. If a chunk probes only hosts that announce a service, its silent hosts were not probed and are left out.
+pub fn address_outcomes(chunk: &ScannedChunk<'_>) -> impl Iterator<Item = (IpAddr, TargetOutcome)> {
+    let only_announced = chunk.only_announced;
+    let addresses: Vec<IpAddr> = chunk.facts.scope.addresses().collect();
+    let bytes = chunk.facts.outcomes.unwrap_or_default();
+    let bytes = if bytes.len() == addresses.len() {
+        bytes
+    } else {
+        &[]
+    };
+    let outcomes = bytes.iter().map(|byte| {
+        let outcome = TargetOutcome::from_byte(*byte);
+        outcome.min(TargetOutcome::Unidentified)
+    });
+    let reported: Vec<_> = addresses.into_iter().zip(outcomes).collect();
+    reported
+        .into_iter()
+        .filter(move |(_, outcome)| !(only_announced && *outcome == TargetOutcome::Silent))
+}
+
+/// Returns the addresses that some chunk found silent or refused, in order.
+pub fn quiet_hosts(chunks: &[ScannedChunk<'_>]) -> BTreeSet<IpAddr> {
+    let is_quiet = |outcome| matches!(outcome, TargetOutcome::Silent | TargetOutcome::Refused);
+    chunks
+        .iter()
+        .flat_map(address_outcomes)
+        .filter(|(_, outcome)| is_quiet(*outcome))
+        .map(|(ip, _)| ip)
+        .collect()
 }
 
 /// Returns the hosts that answered without an accepted device, in order. `devices` holds the addresses of accepted
@@ -196,6 +230,43 @@ mod tests {
         );
         check(&[chunk], true, "10.0.0.1:80", E::NotAnnounced);
         check(&[chunk], true, "10.0.0.2:80", E::Refused);
+    }
+
+    #[test]
+    fn the_outcomes_of_a_chunk_are_those_that_its_node_reported() {
+        use fleet_core::TargetOutcome as T;
+        let scope: Scope = "1|exact|10.0.0.1-10.0.0.6|80".parse().expect("a scope");
+        let chunk = |outcomes, only_announced| ScannedChunk {
+            facts: ChunkFacts {
+                scope: &scope,
+                outcomes,
+                grade: None,
+            },
+            only_announced,
+        };
+        let of = |outcomes, only_announced| {
+            let outcomes = address_outcomes(&chunk(outcomes, only_announced));
+            outcomes.map(|(_, outcome)| outcome).collect::<Vec<_>>()
+        };
+        let bytes: Option<&[u8]> = Some(&[0, 1, 2, 3, 4, 5]);
+        assert_eq!(
+            of(bytes, false),
+            [
+                T::NotReached,
+                T::Silent,
+                T::Refused,
+                T::Unidentified,
+                T::Unidentified,
+                T::Skipped
+            ]
+        );
+        assert_eq!(of(bytes, true).len(), 5);
+        assert_eq!(of(Some(&[1]), false), []);
+        assert_eq!(of(None, false), []);
+        let ip = |text: &str| fleet_core::parse_literal(text).expect(text);
+        let quiet = quiet_hosts(&[chunk(bytes, false)]);
+        assert_eq!(quiet, [ip("10.0.0.2"), ip("10.0.0.3")].into());
+        assert_eq!(quiet_hosts(&[chunk(bytes, true)]), [ip("10.0.0.3")].into());
     }
 
     #[test]

@@ -95,6 +95,16 @@ pub fn estimate(plan: &Plan, node: &NodeProfile, past: &[PastScan]) -> Duration 
     Duration::try_from_secs_f64(load.sending(node) + tails).unwrap_or(Duration::MAX)
 }
 
+/// The packets that a node sends for a plan if nothing answers: attempts at ports, and requests for neighbors.
+pub fn packets(plan: &Plan, node: &NodeProfile) -> u64 {
+    let nothing = Known {
+        answering: 0.0,
+        scans: Vec::new(),
+        latest: None,
+    };
+    nothing.load(plan, node).attempts(node).ceil() as u64
+}
+
 /// Estimates how long a new scan waits for the other scans of its node: the command in flight ends first, and each waiting
 /// scan that is not less urgent gets one command.
 pub fn queue_wait(open: &[OpenScan], priority: Priority) -> Duration {
@@ -194,17 +204,27 @@ impl Load {
         (self.targets - self.answering).max(0.0)
     }
 
-    /// Seconds until the last attempt, without the tails.
-    fn sending(&self, node: &NodeProfile) -> f64 {
+    /// Silent targets on a link of the node, and the others.
+    fn near_and_far(&self) -> (f64, f64) {
         let share = if self.targets > 0.0 {
             self.on_link / self.targets
         } else {
             0.0
         };
-        let (near, far) = (self.silent() * share, self.silent() * (1.0 - share));
+        (self.silent() * share, self.silent() * (1.0 - share))
+    }
+
+    /// Attempts at ports, and requests for neighbors.
+    fn attempts(&self, node: &NodeProfile) -> f64 {
+        let (near, far) = self.near_and_far();
         let requests = self.on_link + near * (NEIGHBOR_TRIES - 1.0) * f64::from(u8::from(node.arp));
-        let attempts = requests + (self.answering + far * PORT_TRIES) * self.ports;
-        let sending = attempts / (f64::from(node.rate.max(1)) * RATE_SHARE);
+        requests + (self.answering + far * PORT_TRIES) * self.ports
+    }
+
+    /// Seconds until the last attempt, without the tails.
+    fn sending(&self, node: &NodeProfile) -> f64 {
+        let (near, _) = self.near_and_far();
+        let sending = self.attempts(node) / (f64::from(node.rate.max(1)) * RATE_SHARE);
         // The kernel resolves neighbors in windows, unless the node does it.
         let windows = if node.arp {
             0.0
@@ -300,6 +320,7 @@ mod tests {
         let request = ScanRequest {
             mode: Mode::Target(target.to_owned()),
             ports: ports.iter().map(|port| (*port).to_owned()).collect(),
+            rate: 0,
         };
         plan(&request, node, &PlanPolicy::default()).expect("a plan")
     }

@@ -77,6 +77,7 @@ pub fn target_grammar(data: &[u8]) {
     let request = ScanRequest {
         mode: Mode::Target(text.into_owned()),
         ports: vec!["80".to_owned()],
+        rate: 0,
     };
     match plan(&request, &NodeProfile::upstream(), &PlanPolicy::default()) {
         Ok(plan) => {

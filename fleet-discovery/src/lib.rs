@@ -35,8 +35,10 @@ mod targets_key;
 pub use addresses::{AddressList, InvalidAddressList};
 pub use admit::{HostVerdicts, KnownRow, OverQuota, RowVerdict, admit, admit_hosts};
 pub use choice::{NodeChoice, NodeChoiceError};
-pub use coverage::{ScannedChunk, endpoint_outcomes, unidentified_hosts};
-pub use estimate::{OpenScan, PastScan, estimate, queue_wait};
+pub use coverage::{
+    ScannedChunk, address_outcomes, endpoint_outcomes, quiet_hosts, unidentified_hosts,
+};
+pub use estimate::{OpenScan, PastScan, estimate, packets, queue_wait};
 pub use event::{DeviceFound, HostFound, LogEvent, ScanEnded};
 pub use exclusion::{Exclusion, ExclusionError, excluded_entries};
 pub use gaps::Gaps;
@@ -50,11 +52,11 @@ pub use lifecycle::{
 pub use name::{HostName, InvalidName};
 pub use node::{Announcement, NodeProfile};
 pub use plan::{
-    Chunk, ChunkCommand, JointPlan, Participant, Plan, PlanError, PlanPolicy, PlannedShare,
-    check_participants, plan, plan_at_site, plan_over,
+    Chunk, ChunkCommand, JointPlan, OtherNode, Participant, Plan, PlanError, PlanPolicy,
+    PlannedShare, check_participants, plan, plan_at_site, plan_over, warnings,
 };
 pub use ports::{PortsError, parse_ports};
-pub use request::{Mode, ScanRequest, Tally};
+pub use request::{Mode, ScanRequest, Tally, is_explicit};
 pub use scope::{InvalidScope, PinError, Pinned, Scope, ScopeKind, pinnable};
 pub use service::{IP_REPORTS, InvalidServiceType, Listening, ListeningError, ServiceType};
 pub use shares::{Candidate, Coverage, coverage};

@@ -91,6 +91,16 @@ impl NodeProfile {
         }
     }
 
+    /// The profile for a scan with at most this many probes per second; 0 for the node's rate.
+    #[must_use]
+    pub fn at_most(self, rate: u32) -> Self {
+        let rate = match rate {
+            0 => self.rate,
+            rate => rate.min(self.rate),
+        };
+        Self { rate, ..self }
+    }
+
     /// Parses an announcement. Limits are clamped, and invalid values are dropped. Limits count only with the
     /// capability `big-commands`, and only upwards: tiny commands would make a plan huge.
     pub fn announced(announcement: Announcement<'_>) -> Self {

@@ -6,12 +6,14 @@ mod error;
 mod exclude;
 mod joint;
 mod select;
+mod warnings;
 
 use std::time::Duration;
 
 pub use error::PlanError;
 use fleet_core::{AddressPolicy, Port};
 pub use joint::{JointPlan, Participant, PlannedShare, check_participants, plan_over};
+pub use warnings::{OtherNode, warnings};
 
 use crate::{
     Exclusion, IP_REPORTS, Listening, Mode, NodeProfile, ScanRequest, Scope, Tally, estimate,
@@ -120,7 +122,7 @@ pub fn plan_at_site(
         return Err(PlanError::AllExcluded(selection.notes.join("; ")));
     }
     let mut plan = build::build(selection, ports, node);
-    plan.estimate = estimate(&plan, node, &[]);
+    plan.estimate = estimate(&plan, &node.clone().at_most(request.rate), &[]);
     Ok(plan)
 }
 

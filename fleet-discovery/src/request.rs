@@ -1,5 +1,7 @@
 //! A scan request as an operator wrote it. The plan checks and interprets it.
 
+use crate::{Target, TargetEntry, TargetSet};
+
 /// A scan request with unchecked texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScanRequest {
@@ -7,6 +9,34 @@ pub struct ScanRequest {
     pub mode: Mode,
     /// The ports; without ports, the defaults of the node's drivers apply.
     pub ports: Vec<String>,
+    /// The most probes per second; 0 for the rate of the node.
+    pub rate: u32,
+}
+
+impl ScanRequest {
+    /// Whether the operator gave each address, by itself or in a range, in contrast to a network.
+    pub fn is_explicit(&self) -> bool {
+        match &self.mode {
+            Mode::List(entries) => is_explicit(entries),
+            Mode::Range { .. } => true,
+            Mode::Target(text) => is_explicit(&[text]),
+            Mode::Mdns { .. } => false,
+        }
+    }
+}
+
+/// Whether texts of targets are addresses, names and ranges only, without a network.
+pub fn is_explicit<S: AsRef<str>>(targets: &[S]) -> bool {
+    let is_explicit = |entry: &TargetEntry| match entry {
+        TargetEntry::Target(Target::Network(_) | Target::LocalSubnet) => false,
+        TargetEntry::Target(
+            Target::Address(_) | Target::LastOctetRange { .. } | Target::Name(_),
+        )
+        | TargetEntry::Range(..)
+        | TargetEntry::Octets(_) => true,
+    };
+    TargetSet::parse(targets)
+        .is_ok_and(|set| !set.included().is_empty() && set.included().iter().all(is_explicit))
 }
 
 /// The ways to specify targets.
@@ -58,6 +88,51 @@ impl Tally {
                 count,
                 example: example.to_owned(),
             }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_explicit_if_it_names_no_network() {
+        let list = |texts: &[&str]| Mode::List(texts.iter().map(|text| (*text).into()).collect());
+        let target = |text: &str| Mode::Target(text.into());
+        for (mode, expected) in [
+            (list(&["10.0.0.1", "10.0.0.7-9", "miner.lan"]), true),
+            (list(&["10.0.0.1 10.0.1.0/24"]), false),
+            (list(&["10.0.0.1-10.0.0.9 !10.0.0.4/31"]), true),
+            (list(&["10.0-1.0.1"]), true),
+            (list(&[]), false),
+            (list(&["no target!"]), false),
+            (
+                Mode::Range {
+                    start: "10.0.0.1".into(),
+                    end: "10.0.0.9".into(),
+                },
+                true,
+            ),
+            (target("10.0.0.1"), true),
+            (target("10.0.0.1-20"), true),
+            (target("10.0.0.0/24"), false),
+            (target("10.0.0.1/32"), false),
+            (target(crate::LOCAL_SUBNET), false),
+            (
+                Mode::Mdns {
+                    service_type: String::new(),
+                    domain: String::new(),
+                    timeout_seconds: 0,
+                },
+                false,
+            ),
+        ] {
+            let request = ScanRequest {
+                mode,
+                ports: Vec::new(),
+            };
+            assert_eq!(request.is_explicit(), expected, "{request:?}");
         }
     }
 }

@@ -84,6 +84,11 @@ impl TargetError {
         }
     }
 
+    /// The invalid text, escaped and bounded.
+    pub fn input(&self) -> &str {
+        &self.input
+    }
+
     /// The kind of error.
     pub fn kind(&self) -> TargetErrorKind {
         self.kind

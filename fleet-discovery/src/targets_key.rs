@@ -55,6 +55,7 @@ mod tests {
         let request = ScanRequest {
             mode: Mode::List(texts(entries)),
             ports: texts(ports),
+            rate: 0,
         };
         plan(&request, &NodeProfile::upstream(), &PlanPolicy::default()).expect("a plan")
     }

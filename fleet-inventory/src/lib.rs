@@ -6,8 +6,11 @@
 
 mod alert;
 mod blackout;
+mod block;
 mod cron;
+mod day;
 mod difference;
+mod history;
 mod schedule;
 mod search;
 mod timing;
@@ -19,10 +22,13 @@ pub use alert::{
     RETRIED_FOR, Silence, UnknownAlertEvent, after_attempt, observe, silence,
 };
 pub use blackout::{Blackout, BlackoutEnd, BlackoutError, blackout_end, is_always, is_blacked_out};
+pub use block::{AddressOutcome, BlockNumber, CELLS, Cell, CellState, NotABlock, announced_blocks};
 pub use cron::{Cron, CronError};
+pub use day::{DAYS, Day, DayCounts, last_days};
 pub use difference::{
     Counts, Field, Group, Later, Reason, Row, Seen, UnknownGroup, difference, explain_zero,
 };
+pub use history::{Appearance, Change, EventKind, Label, LabelError, UnknownKind, changes};
 pub use schedule::{Circumstances, Decision, Firing, decide, firing};
 pub use search::{AddressText, Age, Network, Pattern, Search, SearchError, TextField, TimeField};
 pub use timing::{Basis, Run, Timing, TimingError, TimingText};

@@ -25,6 +25,8 @@ pub struct Search {
     pub pairing: Vec<PairingStatus>,
     /// The limits on times.
     pub times: Vec<(TimeField, Age)>,
+    /// Whether the devices are missing: a scan found their address silent or refused after their last report.
+    pub missing: Option<bool>,
 }
 
 /// A field of text.
@@ -46,6 +48,8 @@ pub enum TextField {
     Node,
     /// The name of that node's site.
     Site,
+    /// A label of operators.
+    Label,
 }
 
 /// A time of a device.
@@ -64,6 +68,8 @@ pub enum Age {
     Less(Duration),
     /// More than this time ago.
     More(Duration),
+    /// On the current day of UTC.
+    Today,
 }
 
 /// A text to find, in lower case.
@@ -124,10 +130,10 @@ pub enum SearchError {
 }
 
 /// The fields, for the error.
-const FIELDS: &str =
-    "model, make, firmware, mac, serial, id, node, site, ip, port, pairing, seen or first";
+const FIELDS: &str = "model, make, firmware, mac, serial, id, label, node, site, ip, port, pairing, missing, seen or first";
 
-const TEXTS: [(&str, TextField); 8] = [
+const TEXTS: [(&str, TextField); 9] = [
+    ("label", TextField::Label),
     ("model", TextField::Model),
     ("make", TextField::Make),
     ("firmware", TextField::Firmware),
@@ -139,10 +145,11 @@ const TEXTS: [(&str, TextField); 8] = [
 ];
 
 /// The words for pairing states.
-const PAIRING: [(&str, PairingStatus); 6] = [
+const PAIRING: [(&str, PairingStatus); 7] = [
     ("unpaired", PairingStatus::Unpaired),
     ("paired", PairingStatus::Paired),
     ("default-password", PairingStatus::DefaultPassword),
+    ("open", PairingStatus::Open),
     ("password", PairingStatus::AuthenticationNeeded),
     ("pending", PairingStatus::Pending),
     ("failed", PairingStatus::Failed),
@@ -209,7 +216,7 @@ impl Search {
                 let value = value.to_ascii_lowercase();
                 let known = PAIRING.iter().find(|(name, _)| *name == value);
                 let (_, status) = known.ok_or_else(|| {
-                    invalid("use unpaired, paired, default-password, password, pending or failed")
+                    invalid("use unpaired, paired, default-password, open, password, pending or failed")
                 })?;
                 self.pairing.push(*status);
             }
@@ -220,9 +227,18 @@ impl Search {
                     TimeField::First
                 };
                 let age = age(value).ok_or_else(|| {
-                    invalid("write an age such as <30m, <1d or >2w, in units of m, h, d or w")
+                    invalid(
+                        "write an age such as <30m, <1d or >2w, in units of m, h, d or w, or today",
+                    )
                 })?;
                 self.times.push((time, age));
+            }
+            "missing" => {
+                self.missing = Some(match value.to_ascii_lowercase().as_str() {
+                    "yes" => true,
+                    "no" => false,
+                    _ => return Err(invalid("use yes or no")),
+                });
             }
             _ => {
                 return Err(SearchError::UnknownField {
@@ -375,6 +391,9 @@ fn of_length(ip: IpAddr, length: u32) -> Option<Network> {
 }
 
 fn age(text: &str) -> Option<Age> {
+    if text.eq_ignore_ascii_case("today") {
+        return Some(Age::Today);
+    }
     let (limit, text): (fn(Duration) -> Age, &str) = match text.strip_prefix('<') {
         Some(rest) => (Age::Less, rest),
         None => (Age::More, text.strip_prefix('>')?),

@@ -167,7 +167,9 @@ pub fn decide_unpaired_target(
 ) -> Result<(), NotPairable> {
     decide_target(node, candidate)?;
     match candidate.status {
-        PairingStatus::Paired | PairingStatus::DefaultPassword => Err(NotPairable::Paired),
+        PairingStatus::Paired | PairingStatus::DefaultPassword | PairingStatus::Open => {
+            Err(NotPairable::Paired)
+        }
         PairingStatus::AuthenticationNeeded if !with_password => Err(NotPairable::PasswordMissing),
         PairingStatus::AuthenticationNeeded
         | PairingStatus::Unpaired

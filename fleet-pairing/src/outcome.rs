@@ -13,6 +13,8 @@ pub enum PairReply {
         outcome: PairOutcome,
         /// Whether the password that the device was delivered with is active; none if the node does not know.
         default_password: Option<bool>,
+        /// Whether the device needs no login.
+        open: bool,
     },
     /// The command ended without a result.
     Missing,
@@ -33,7 +35,7 @@ pub struct Settled {
 /// reports missing credentials was sent before the device was paired. Any other failure does not show that the
 /// working credentials are wrong.
 pub fn decide_result(reply: PairReply, current: PairingStatus) -> Settled {
-    use PairingStatus::{AuthenticationNeeded, DefaultPassword, Failed, Paired};
+    use PairingStatus::{AuthenticationNeeded, DefaultPassword, Failed, Open, Paired};
     let plain = |status| Settled {
         reported: status,
         status,
@@ -42,7 +44,16 @@ pub fn decide_result(reply: PairReply, current: PairingStatus) -> Settled {
     match reply {
         PairReply::Result {
             outcome: PairOutcome::Paired,
+            open: true,
+            ..
+        } => Settled {
+            bind: true,
+            ..plain(Open)
+        },
+        PairReply::Result {
+            outcome: PairOutcome::Paired,
             default_password,
+            open: false,
         } => {
             let status = match default_password {
                 Some(true) => DefaultPassword,
@@ -101,7 +112,7 @@ pub fn may_settle(
 mod tests {
     use PairOutcome::{AuthFailed, AuthNeeded, Error, Paired as Took};
     use PairingStatus::{
-        AuthenticationNeeded as Needs, DefaultPassword as Default, Failed, Paired, Pending,
+        AuthenticationNeeded as Needs, DefaultPassword as Default, Failed, Open, Paired, Pending,
         Unpaired,
     };
 
@@ -111,6 +122,15 @@ mod tests {
         PairReply::Result {
             outcome,
             default_password,
+            open: false,
+        }
+    }
+
+    fn opened(default_password: Option<bool>) -> PairReply {
+        PairReply::Result {
+            outcome: Took,
+            default_password,
+            open: true,
         }
     }
 
@@ -119,7 +139,7 @@ mod tests {
     #[test]
     fn every_word_over_every_status() {
         type Row = (PairingStatus, PairingStatus, bool);
-        let table: [(PairReply, [(PairingStatus, Row); 6]); 7] = [
+        let table: [(PairReply, [(PairingStatus, Row); 7]); 8] = [
             (
                 result(Took, Some(true)),
                 [
@@ -129,6 +149,7 @@ mod tests {
                     (Failed, (Default, Default, true)),
                     (Paired, (Default, Default, true)),
                     (Default, (Default, Default, true)),
+                    (Open, (Default, Default, true)),
                 ],
             ),
             (
@@ -140,6 +161,7 @@ mod tests {
                     (Failed, (Paired, Paired, true)),
                     (Paired, (Paired, Paired, true)),
                     (Default, (Paired, Paired, true)),
+                    (Open, (Paired, Paired, true)),
                 ],
             ),
             (
@@ -151,7 +173,13 @@ mod tests {
                     (Failed, (Paired, Paired, true)),
                     (Paired, (Paired, Paired, true)),
                     (Default, (Default, Default, true)),
+                    (Open, (Paired, Paired, true)),
                 ],
+            ),
+            (
+                opened(Some(true)),
+                [Unpaired, Pending, Needs, Failed, Paired, Default, Open]
+                    .map(|status| (status, (Open, Open, true))),
             ),
             (
                 result(AuthNeeded, None),
@@ -162,6 +190,7 @@ mod tests {
                     (Failed, (Needs, Needs, false)),
                     (Paired, (Paired, Paired, false)),
                     (Default, (Default, Default, false)),
+                    (Open, (Open, Open, false)),
                 ],
             ),
             (
@@ -173,6 +202,7 @@ mod tests {
                     (Failed, (Needs, Needs, false)),
                     (Paired, (Needs, Needs, false)),
                     (Default, (Needs, Needs, false)),
+                    (Open, (Needs, Needs, false)),
                 ],
             ),
             (
@@ -184,6 +214,7 @@ mod tests {
                     (Failed, (Failed, Failed, false)),
                     (Paired, (Failed, Paired, false)),
                     (Default, (Failed, Default, false)),
+                    (Open, (Failed, Open, false)),
                 ],
             ),
             (
@@ -195,6 +226,7 @@ mod tests {
                     (Failed, (Failed, Failed, false)),
                     (Paired, (Failed, Paired, false)),
                     (Default, (Failed, Default, false)),
+                    (Open, (Failed, Open, false)),
                 ],
             ),
         ];

@@ -26,11 +26,13 @@ pub enum Capability {
     Hosts,
     /// The node can listen for the announcements of IP report buttons.
     Announcements,
+    /// The node can try the default passwords of a make.
+    DefaultPasswords,
 }
 
 impl Capability {
     /// Every capability, in declaration order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Progress,
         Self::Cancel,
         Self::Goodbye,
@@ -40,6 +42,7 @@ impl Capability {
         Self::BigCommands,
         Self::Hosts,
         Self::Announcements,
+        Self::DefaultPasswords,
     ];
 
     /// The name on the wire.
@@ -54,6 +57,7 @@ impl Capability {
             Self::BigCommands => "big-commands",
             Self::Hosts => "hosts",
             Self::Announcements => "announcements",
+            Self::DefaultPasswords => "default-passwords",
         }
     }
 

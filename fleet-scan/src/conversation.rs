@@ -45,7 +45,7 @@ pub(crate) async fn identify(
     }
     probe.explain(|| rules.explain(&answers, protocol));
     if let Some(found) = found {
-        probe.identified_by(&found.rule.name);
+        probe.identified_by(&found.rule.name, protocol);
     }
     let described = describe(protocol, &answers);
     match (found, opened) {

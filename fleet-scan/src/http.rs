@@ -101,10 +101,15 @@ pub(crate) async fn exchange(
     } else {
         format!("Content-Length: {}\r\n", body.len())
     };
+    // Some devices answer only the client of their maker.
+    let agent = if headers.contains("User-Agent: ") {
+        ""
+    } else {
+        concat!("User-Agent: fleet-scan/", env!("CARGO_PKG_VERSION"), "\r\n")
+    };
     // Headers and body may carry a password, a proof of it, or a token.
     let request = zeroize::Zeroizing::new(format!(
-        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: fleet-scan/{}\r\nAccept: */*\r\n{headers}{length}\r\n{body}",
-        env!("CARGO_PKG_VERSION")
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{agent}Accept: */*\r\n{headers}{length}\r\n{body}"
     ));
     let reply = probe.ask(request.as_bytes(), response::is_complete).await?;
     let response = response::parse(&reply.bytes);

@@ -65,6 +65,8 @@ pub struct ScanJob {
     pub listed: bool,
     /// The longest duration of the scan. Afterwards it ends with the results so far.
     pub budget: Duration,
+    /// The most connection attempts per second, if that is less than the scanner's rate; 0 for the scanner's rate.
+    pub rate: u32,
     /// Decides which endpoints may be dialed.
     pub guard: Guard,
     /// If set, only targets that announce a service are tried. The others count as silent.
@@ -80,6 +82,7 @@ impl ScanJob {
             ports_are_defaults: false,
             listed: false,
             budget: COMMAND_BUDGET,
+            rate: 0,
             guard: Guard::default(),
             listen: None,
         }
@@ -111,6 +114,7 @@ impl ScanJob {
             let request = ScanRequest {
                 mode: Mode::Target(text.to_owned()),
                 ports: Vec::new(),
+                rate: 0,
             };
             let plan = plan(&request, &node, &PlanPolicy::default())?;
             let scopes = plan.chunks.iter().map(|chunk| &chunk.scope);

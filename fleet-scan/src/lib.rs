@@ -107,4 +107,14 @@ pub mod fuzz {
     pub fn login_challenge(bytes: &[u8]) {
         crate::http::digest::fuzz(bytes);
     }
+
+    /// Parses a response to a login as the answer of each make.
+    pub fn login_token(bytes: &[u8]) {
+        crate::login::token::fuzz(bytes);
+    }
+
+    /// Judges the answers of a Whatsminer to an encrypted read: the token, then the byte `0xff`, then the answer.
+    pub fn whatsminer_login(bytes: &[u8]) {
+        crate::login::whatsminer::fuzz(bytes);
+    }
 }

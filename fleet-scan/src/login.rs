@@ -2,11 +2,13 @@
 //!
 //! Start with [`Login`] and [`Authenticated`]. A rule file defines a make's login method, the read-only request that
 //! verifies it, and the location of MAC and serial in the response ([`LoginRule`]). The protocols are in
-//! `login/digest.rs` and `login/token.rs`.
+//! `login/digest.rs`, `login/token.rs` and `login/whatsminer.rs`.
 
 mod budget;
 mod digest;
-mod token;
+mod md5crypt;
+pub(crate) mod token;
+pub(crate) mod whatsminer;
 
 use std::fmt;
 
@@ -16,8 +18,9 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::{
-    driver::DriverError,
-    fingerprint::{Fingerprints, KnownLogin, LoginRule, Shown, mac},
+    conversation,
+    driver::{Answer, DriverError},
+    fingerprint::{Fingerprints, JsonPath, KnownLogin, LoginRule, Protocol, Shown, mac},
     http::Response,
     probe::Probe,
     text,
@@ -42,6 +45,12 @@ impl Login {
     /// The user name, for the code that sends it.
     pub fn username(&self) -> &str {
         &self.username
+    }
+
+    /// Whether both have the same password, and the same user name or one without.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let has_no_name = self.username.is_empty() || other.username.is_empty();
+        (has_no_name || self.username == other.username) && self.password == other.password
     }
 
     /// The password, for the code that sends it or a proof of it.
@@ -92,11 +101,15 @@ pub enum Authenticated {
     Refused,
     /// The driver has no way to log in.
     Unsupported,
-    /// No read-only request can verify a password on these devices. No password was sent.
+    /// No read-only request can verify a password on the device, or none is published.
     Unprovable,
 }
 
-/// Tries a login by the rule that identified a device.
+/// Checks the identity that a device shows before anything is sent to it. The error is the reason.
+pub(crate) type IsExpected<'a> = dyn Fn(&DeviceFacts, Protocol) -> Result<(), String> + Sync + 'a;
+
+/// Tries a login by the rule that identified a device. A device that is identified again at another port must be the
+/// expected one there too.
 ///
 /// # Errors
 /// [`DriverError`] if the reply violates the protocol or is missing.
@@ -106,13 +119,17 @@ pub(crate) async fn by_rule(
     name: &str,
     known: &LoginRule,
     login: Option<&Login>,
+    is_expected: &IsExpected<'_>,
 ) -> Result<Authenticated, DriverError> {
     match &known.kind {
         KnownLogin::Open => Ok(Authenticated::Open),
         KnownLogin::Unprovable => Ok(Authenticated::Unprovable),
         KnownLogin::Digest(digest) => digest::authenticate(probe, known, digest, login).await,
-        KnownLogin::Token(token) => {
-            token::authenticate(probe, rules, name, known, token, login).await
+        KnownLogin::Token(_) => {
+            token::authenticate(probe, rules, name, known, login, is_expected).await
+        }
+        KnownLogin::Encrypted(command) => {
+            whatsminer::authenticate(probe, rules, name, known, (command, login), is_expected).await
         }
     }
 }
@@ -120,10 +137,11 @@ pub(crate) async fn by_rule(
 /// An accepted login, with the facts from the verifying response.
 fn accepted(
     known: &LoginRule,
-    response: &Response,
+    shown: &Shown,
+    proof: &Value,
     login: &Login,
 ) -> Result<Authenticated, DriverError> {
-    let device = shown(&known.shown, response)?;
+    let device = facts(shown, proof)?;
     let default_password = known.is_default(login).map(DefaultPassword::Inferred);
     Ok(Authenticated::Accepted {
         device: Box::new(device),
@@ -132,30 +150,65 @@ fn accepted(
 }
 
 /// The facts about the device in the verifying response.
-fn shown(shown: &Shown, response: &Response) -> Result<DeviceFacts, DriverError> {
-    let proof: Value = serde_json::from_slice(&response.body).map_err(|error| {
-        DriverError::Protocol(format!("the answer behind the login is not JSON: {error}"))
-    })?;
-    let at = |path: &Option<String>| {
-        let value = path
-            .as_ref()
-            .and_then(|path| proof.pointer(path))
-            .and_then(Value::as_str);
-        value.map(text::field).unwrap_or_default()
-    };
-    if let Some(path) = &shown.must
-        && proof.pointer(path).is_none()
+fn facts(shown: &Shown, proof: &Value) -> Result<DeviceFacts, DriverError> {
+    if let Some(must) = &shown.must
+        && !must.is_in(proof)
     {
         return Err(DriverError::Protocol(format!(
-            "the answer behind the login has no {path}"
+            "the answer behind the login has no {must}"
         )));
     }
+    let texts = |path: &Option<JsonPath>| -> Vec<String> {
+        let found = path.iter().flat_map(|path| path.find(proof));
+        found
+            .filter_map(Value::as_str)
+            .map(text::field)
+            .filter(|text| !text.is_empty())
+            .collect()
+    };
     Ok(DeviceFacts {
-        model: at(&shown.model),
-        mac: mac(&at(&shown.mac)),
-        serial: Serial::new(&at(&shown.serial)),
+        model: texts(&shown.model).into_iter().next().unwrap_or_default(),
+        // The first that identifies, because another interface may come before that of the network.
+        mac: texts(&shown.mac).iter().find_map(|text| mac(text)),
+        serial: texts(&shown.serial)
+            .iter()
+            .find_map(|text| Serial::new(text)),
         ..DeviceFacts::default()
     })
+}
+
+fn json_of(response: &Response) -> Result<Value, DriverError> {
+    serde_json::from_slice(&response.body).map_err(|error| {
+        DriverError::Protocol(format!("the answer behind the login is not JSON: {error}"))
+    })
+}
+
+/// Identifies the device at the port of its login again. It must be of the same make, and the expected one.
+async fn identify(
+    probe: &mut Probe<'_>,
+    rules: &Fingerprints,
+    name: &str,
+    protocol: Protocol,
+    is_expected: &IsExpected<'_>,
+) -> Result<(), DriverError> {
+    let answer = conversation::identify(probe, rules, protocol).await?;
+    let Answer::Named(device) = answer else {
+        return Err(not_such(protocol));
+    };
+    if probe.rule() != Some(name) {
+        return Err(not_such(protocol));
+    }
+    is_expected(&device, protocol).map_err(DriverError::Protocol)
+}
+
+fn not_such(protocol: Protocol) -> DriverError {
+    let server = match protocol {
+        Protocol::Http => "web server",
+        Protocol::Cgminer | Protocol::Epic | Protocol::Whatsminer => "API",
+    };
+    DriverError::Protocol(format!(
+        "the {server} is not that of such a device: nothing was sent to it"
+    ))
 }
 
 fn whole(response: Option<Response>) -> Result<Response, DriverError> {

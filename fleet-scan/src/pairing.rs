@@ -4,6 +4,7 @@
 //! answer agrees with the facts from the server. The guard checks every connection.
 
 mod identity;
+mod method;
 
 use std::{
     fmt,
@@ -12,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fleet_core::{DeviceFacts, Endpoint, Mac, PairOutcome, Port};
+use fleet_core::{DeviceFacts, Endpoint, Mac, PairOutcome};
 use identity::{
     has_the_same_make, is_proven_behind_login, is_the_same, is_the_same_device, withholds_nothing,
 };
@@ -22,10 +23,10 @@ use crate::{
     dial::Dialer,
     driver::{Answer, Driver, DriverError, DriverSet},
     engine,
-    fingerprint::{KnownLogin, ShownIdentity},
+    fingerprint::{Protocol, ShownIdentity},
     guard::Guard,
     job::ScanOptions,
-    login::{self, Authenticated, DefaultPassword, Login, LoginBudget},
+    login::{Authenticated, DefaultPassword, Login, LoginBudget},
     probe::Probe,
     text,
 };
@@ -75,6 +76,9 @@ impl PairReport {
         Self::of(PairOutcome::Error, error)
     }
 }
+
+/// The limit of default credentials that one request tries at a device. Makes have at most two.
+const MOST_DEFAULTS: usize = 3;
 
 /// Decides whether a text is another name of a device's make.
 type IsMake = dyn Fn(&DeviceFacts, &str) -> bool + Send + Sync;
@@ -143,16 +147,81 @@ impl Pairer {
         Self { budget, ..self }
     }
 
+    /// Tries a login at one device, and if it is refused or absent and `try_defaults` is set, the default credentials of
+    /// the device's make, each once. Returns the credentials that the device accepted, if there are any. Cancel-safe
+    /// like [`pair`](Self::pair).
+    pub async fn pair_or_default(
+        &self,
+        target: &PairableDevice,
+        login: Option<&Login>,
+        try_defaults: bool,
+    ) -> (PairReport, Option<Login>) {
+        let mut defaults = Vec::new();
+        let first = self.pair_once(target, login, &mut defaults).await;
+        let worked = |report: &PairReport, login: &Login| {
+            (report.outcome == PairOutcome::Paired && !report.open).then(|| login.clone())
+        };
+        let wants = matches!(
+            first.outcome,
+            PairOutcome::AuthFailed | PairOutcome::AuthNeeded
+        );
+        if !try_defaults || !wants {
+            let login = login.and_then(|login| worked(&first, login));
+            return (first, login);
+        }
+        defaults.retain(|default| login.is_none_or(|given| !given.is_same(default)));
+        defaults.truncate(MOST_DEFAULTS);
+        if defaults.is_empty() {
+            let why = format!("{}; no further default password is known", first.error);
+            return (PairReport::of(first.outcome, why), None);
+        }
+        let mut refused = 0;
+        for default in &defaults {
+            let report = self.pair_once(target, Some(default), &mut Vec::new()).await;
+            match report.outcome {
+                PairOutcome::AuthFailed => refused += 1,
+                PairOutcome::Paired => {
+                    let login = worked(&report, default);
+                    return (report, login);
+                }
+                // Any further attempt would end like this one.
+                PairOutcome::AuthNeeded | PairOutcome::Error => {
+                    let why = format!(
+                        "{}; default passwords: {refused} refused, then: {}",
+                        first.error, report.error
+                    );
+                    return (PairReport::of(first.outcome, why), None);
+                }
+            }
+        }
+        let why = format!("the device refused {refused} default passwords");
+        let why = match login {
+            Some(_) => format!("{}; {why}", first.error),
+            None => why,
+        };
+        (PairReport::of(PairOutcome::AuthFailed, why), None)
+    }
+
     /// Tries a login at one device. Without a login, checks whether the device requires one. Cancel-safe: dropping the
     /// future closes connections and sends nothing more.
     pub async fn pair(&self, target: &PairableDevice, login: Option<&Login>) -> PairReport {
+        self.pair_once(target, login, &mut Vec::new()).await
+    }
+
+    /// Tries a login at one device, and returns the default credentials of its make in `defaults`.
+    async fn pair_once(
+        &self,
+        target: &PairableDevice,
+        login: Option<&Login>,
+        defaults: &mut Vec<Login>,
+    ) -> PairReport {
         let device = target.endpoint.ip;
         if login.is_some()
             && let Err(why) = self.budget.take(device, Instant::now())
         {
             return PairReport::failed(why);
         }
-        let report = match timeout(PATIENCE, self.attempt(target, login)).await {
+        let report = match timeout(PATIENCE, self.attempt(target, login, defaults)).await {
             Ok(Ok(report)) => report,
             Ok(Err(error)) => PairReport::failed(error.to_string()),
             // The device may have received the password and refuse it later.
@@ -168,6 +237,7 @@ impl Pairer {
         &self,
         target: &PairableDevice,
         login: Option<&Login>,
+        defaults: &mut Vec<Login>,
     ) -> Result<PairReport, DriverError> {
         let owner = self
             .drivers
@@ -187,15 +257,40 @@ impl Pairer {
         if let Err(why) = same {
             return Ok(PairReport::failed(why));
         }
-        let shown = self.shown_identity(rule.as_deref());
+        let rules = self.drivers.all().find_map(|driver| driver.fingerprints());
+        let rule = rule
+            .as_ref()
+            .map(|(name, protocol)| (name.as_str(), *protocol));
+        if let Some(known) = rules.and_then(|rules| rules.login(rule?.0)) {
+            *defaults = known.default_logins();
+        }
+        let shows = |protocol| {
+            rules
+                .zip(rule)
+                .map(|(rules, (name, _))| rules.shows(name, protocol))
+        };
+        let shown = rule
+            .and_then(|(_, protocol)| shows(protocol))
+            .unwrap_or_default();
         let neighbor = self.neighbor_of(target, &device).await;
         if login.is_some()
             && let Err(why) = withholds_nothing(&target.facts, &device, neighbor, shown)
         {
             return Ok(PairReport::failed(format!("{why}: no password was sent")));
         }
+        // The login can be at another port, where another device may answer behind the same address.
+        let is_expected = |there: &DeviceFacts, protocol: Protocol| {
+            is_the_same_device(&target.facts, there)?;
+            is_the_same_device(&device, there)?;
+            if login.is_none() {
+                return Ok(());
+            }
+            let shown = shows(protocol).unwrap_or_default();
+            withholds_nothing(&target.facts, there, neighbor, shown)
+        };
+        let name = rule.map(|(name, _)| name);
         let result = self
-            .authenticate(target.endpoint, &device, rule.as_deref(), login)
+            .authenticate(target.endpoint, &device, name, login, &is_expected)
             .await?;
         if let Authenticated::Accepted { device: behind, .. } = &result {
             // The identity after the login must match the requested device.
@@ -221,47 +316,6 @@ impl Pairer {
         Ok(report(result))
     }
 
-    /// Tries the login that the rule defines. Without one, uses the driver's login.
-    async fn authenticate(
-        &self,
-        endpoint: Endpoint,
-        device: &DeviceFacts,
-        rule: Option<&str>,
-        login: Option<&Login>,
-    ) -> Result<Authenticated, DriverError> {
-        let rules = self.drivers.all().find_map(|driver| driver.fingerprints());
-        if let (Some(rules), Some(rule)) = (rules, rule)
-            && let Some(known) = rules.login(rule)
-        {
-            // These two methods send nothing.
-            if matches!(known.kind, KnownLogin::Open | KnownLogin::Unprovable) {
-                let mut probe = Probe::unconnected(&self.dialer, endpoint, &self.options);
-                return login::by_rule(&mut probe, rules, rule, known, login).await;
-            }
-            let port = self.web_port(endpoint.port);
-            let mut probe = self.open(Endpoint { port, ..endpoint }).await?;
-            return login::by_rule(&mut probe, rules, rule, known, login).await;
-        }
-        let door = self
-            .drivers
-            .all()
-            .find_map(|driver| Some((driver, driver.login_port(device, endpoint.port)?)));
-        let Some((driver, port)) = door else {
-            return Ok(Authenticated::Unsupported);
-        };
-        let mut probe = self.open(Endpoint { port, ..endpoint }).await?;
-        driver.authenticate(&mut probe, device, login).await
-    }
-
-    /// Which of MAC and serial the devices of this rule show.
-    fn shown_identity(&self, rule: Option<&str>) -> ShownIdentity {
-        let rules = self.drivers.all().find_map(|driver| driver.fingerprints());
-        rules
-            .zip(rule)
-            .map(|(rules, rule)| rules.shows(rule))
-            .unwrap_or_default()
-    }
-
     /// The hardware address of a target whose known MAC the device does not show itself. None where it is not on a link
     /// of this machine.
     async fn neighbor_of(&self, target: &PairableDevice, device: &DeviceFacts) -> Option<Mac> {
@@ -271,23 +325,6 @@ impl Pairer {
         let (neighbors, ip) = (Arc::clone(&self.neighbors), target.endpoint.ip);
         // The kernel may take half a second to answer.
         spawn_blocking(move || neighbors(ip)).await.ok().flatten()
-    }
-
-    /// The port of the device's web server: the port where the device was identified, unless an API's driver claims it.
-    fn web_port(&self, at: Port) -> Port {
-        let claims = |name: &'static str| {
-            let drivers = self
-                .drivers
-                .all()
-                .filter(move |driver| driver.name() == name);
-            drivers.flat_map(|driver| driver.default_ports())
-        };
-        let is_api = ["cgminer", "epic", "whatsminer", "https"]
-            .into_iter()
-            .flat_map(claims)
-            .any(|port| port == at);
-        let web = claims("http").next().filter(|_| is_api);
-        web.unwrap_or(at)
     }
 
     /// Pairs a device through its external driver. The driver identifies the device again, at the known endpoint or at
@@ -350,13 +387,13 @@ impl Pairer {
     async fn identify(
         &self,
         endpoint: Endpoint,
-    ) -> Result<Option<(DeviceFacts, Option<String>)>, DriverError> {
+    ) -> Result<Option<(DeviceFacts, Option<(String, Protocol)>)>, DriverError> {
         let mut probe = self.open(endpoint).await?;
         let mut failed = None;
         for driver in self.drivers.at(endpoint.port) {
             match driver.identify(&mut probe).await {
                 Ok(Answer::Named(device)) => {
-                    return Ok(Some((*device, probe.rule().map(str::to_owned))));
+                    return Ok(Some((*device, probe.identification())));
                 }
                 Ok(Answer::Unidentified { .. }) => {
                     // The device speaks this protocol, so the failure of an earlier driver explains
@@ -378,7 +415,7 @@ impl Pairer {
                 .map_err(DriverError::Forbidden)?;
             match driver.identify(&mut probe).await {
                 Ok(Answer::Named(device)) => {
-                    return Ok(Some((*device, probe.rule().map(str::to_owned))));
+                    return Ok(Some((*device, probe.identification())));
                 }
                 Ok(Answer::Unidentified { .. } | Answer::Foreign) => {}
                 Err(error) => failed = Some(error),
@@ -423,7 +460,7 @@ fn report(result: Authenticated) -> PairReport {
             ..PairReport::of(PairOutcome::Paired, "")
         },
         Authenticated::Unprovable => PairReport::failed(
-            "no read-only request proves a password at such devices; the password was not sent",
+            "no read-only request proves a password at this device; no password is stored",
         ),
         Authenticated::Unsupported => {
             PairReport::failed("this node has no way to log in to such devices")

@@ -15,7 +15,7 @@ use tokio::{
 use crate::{
     dial::{Dialer, REPLY_BLOCK},
     driver::DriverError,
-    fingerprint::RuleVerdict,
+    fingerprint::{Protocol, RuleVerdict},
     job::ScanOptions,
     text,
 };
@@ -46,8 +46,8 @@ pub struct Probe<'a> {
     sent: Vec<String>,
     /// A record of requests and replies, if the caller asked for one.
     notebook: Option<Notebook>,
-    /// The name of the rule that identified the device.
-    rule: Option<String>,
+    /// The name of the rule that identified the device, and over which protocol.
+    rule: Option<(String, Protocol)>,
 }
 
 /// A recorded conversation with a device, for rule authors.
@@ -126,13 +126,18 @@ impl<'a> Probe<'a> {
     }
 
     /// Stores the name of the rule that identified the device.
-    pub(crate) fn identified_by(&mut self, rule: &str) {
-        self.rule = Some(rule.to_owned());
+    pub(crate) fn identified_by(&mut self, rule: &str, protocol: Protocol) {
+        self.rule = Some((rule.to_owned(), protocol));
     }
 
     /// The rule that identified the device.
     pub(crate) fn rule(&self) -> Option<&str> {
-        self.rule.as_deref()
+        self.rule.as_ref().map(|(rule, _)| rule.as_str())
+    }
+
+    /// The rule that identified the device, and over which protocol.
+    pub(crate) fn identification(&self) -> Option<(String, Protocol)> {
+        self.rule.clone()
     }
 
     /// Starts recording requests and replies.

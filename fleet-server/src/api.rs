@@ -3,7 +3,9 @@
 
 mod accounts;
 mod admin;
+mod alerts;
 mod audit;
+mod details;
 mod devices;
 mod direct;
 mod enrollment;
@@ -11,11 +13,12 @@ mod gateway;
 mod keys;
 mod nodes;
 mod operators;
+mod overview;
 mod pairing;
 mod results;
 mod scans;
 mod schedules;
-mod search;
+pub(crate) mod search;
 mod sites;
 
 use std::sync::Arc;

@@ -256,7 +256,7 @@ impl App {
         let path = self.config.direct.as_ref().ok_or_else(|| {
             RpcError::failed_precondition(
                 "the server does not dial devices itself: enroll a node in their network and scan through it (fleet.v1 StartScan, DiscoverOnFleetNode), or have the administrator set `enabled` and `networks` under [direct] in fleetd.toml",
-            )
+            ).with_reason("DIRECT_SCANS_DISABLED")
         })?;
         let refused = match &path.organization {
             Some(owner) if owner.to_lowercase() == caller.org_name.to_lowercase() => None,

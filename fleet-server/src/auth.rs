@@ -139,7 +139,11 @@ impl Gate {
             Some(Class::OperatorOfBoth(one, other)) => {
                 self.operator(headers, path, from, &[one, other]).await?
             }
-            None => return Err(RpcError::unimplemented(format!("nobody may call {path}"))),
+            None => {
+                return Err(RpcError::unimplemented(format!("nobody may call {path}"))
+                    .with_reason("UNIMPLEMENTED")
+                    .with_fact("procedure", path));
+            }
         };
         let permit = count(app, &caller, is_stream(path))?;
         let reporting = if is_report(path) {
@@ -287,7 +291,9 @@ pub(crate) async fn operator(
             if !method.is_safe() && !headers.contains_key(CSRF_HEADER) {
                 return Err(RpcError::unauthenticated(format!(
                     "a browser's session needs the header `{CSRF_HEADER}: 1` on every change"
-                )));
+                ))
+                .with_reason("CSRF_HEADER_MISSING")
+                .with_fact("header", CSRF_HEADER));
             }
             let find = async |hash| app.store.operator_by_session(hash, now).await;
             look_up(app, token, from, find).await?
@@ -367,7 +373,7 @@ pub(crate) fn until_revoked(
                 Ok(_) => {
                     return RpcError::unauthenticated(
                         "the key or session of this call is no longer valid, or lost its permission: sign in again",
-                    );
+                    ).with_reason("CREDENTIAL_INVALID");
                 }
             }
         }
@@ -409,7 +415,9 @@ pub(crate) fn calling_operator(context: &Context) -> Result<(&OperatorIdentity, 
             caller: Caller::Node(_),
             ..
         })
-        | None => Err(RpcError::unauthenticated("this procedure is for operators")),
+        | None => Err(RpcError::unauthenticated("this procedure is for operators")
+            .with_reason("WRONG_CALLER")
+            .with_fact("needs", "operator")),
     }
 }
 
@@ -425,7 +433,9 @@ pub(crate) fn calling_node(context: &Context) -> Result<(&NodeIdentity, IpAddr),
             caller: Caller::Operator(_),
             ..
         })
-        | None => Err(RpcError::unauthenticated("this procedure is for nodes")),
+        | None => Err(RpcError::unauthenticated("this procedure is for nodes")
+            .with_reason("WRONG_CALLER")
+            .with_fact("needs", "node")),
     }
 }
 
@@ -434,7 +444,10 @@ pub(crate) fn call_permit(context: &Context) -> Result<&CallPermit, RpcError> {
     let principal = context.principal::<AuthenticatedCaller>();
     principal
         .map(|principal| &*principal.permit)
-        .ok_or_else(|| RpcError::unauthenticated("this procedure needs a credential"))
+        .ok_or_else(|| {
+            RpcError::unauthenticated("this procedure needs a credential")
+                .with_reason("CREDENTIAL_MISSING")
+        })
 }
 
 /// The address of the caller of a public procedure; unspecified when the call did not come through our listener.

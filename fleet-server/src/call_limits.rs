@@ -92,20 +92,18 @@ impl CallLimits {
         let active = counts.callers.get(&call.caller);
         let (calls, open) = active.map_or((0, 0), |active| (active.calls, active.streams));
         if calls >= most {
-            return Err(refusal(&format!("{name} may have {most} calls at a time"))
-                .with_fact("limit", most));
+            let text = format!("{name} may have {most} calls at a time");
+            return Err(refusal(&text, most));
         }
         if call.is_stream && open >= streams {
-            return Err(refusal(&format!(
-                "{name} may have {streams} streams open at a time"
-            )));
+            let text = format!("{name} may have {streams} streams open at a time");
+            return Err(refusal(&text, streams));
         }
         if let Some((key, most)) = of_org {
             let open = counts.streams.entry(key).or_default();
             if *open >= most {
-                return Err(refusal(&format!(
-                    "an organization may have {most} such streams open at a time"
-                )));
+                let text = format!("an organization may have {most} such streams open at a time");
+                return Err(refusal(&text, most));
             }
             *open += 1;
         }
@@ -124,9 +122,10 @@ impl CallLimits {
 }
 
 /// The refusal of a caller that has as many calls in progress as it may.
-pub(crate) fn refusal(limit: &str) -> RpcError {
-    RpcError::resource_exhausted(format!("{limit}: wait for one to end"))
+pub(crate) fn refusal(text: &str, limit: usize) -> RpcError {
+    RpcError::resource_exhausted(format!("{text}: wait for one to end"))
         .with_reason("TOO_MANY_CALLS")
+        .with_fact("limit", limit)
         .with_retry_after(RETRY_AFTER)
 }
 

@@ -1,9 +1,11 @@
 //! The configuration of a server: typed values only. The programs parse flags, files and variables.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
 use fleet_core::AddressPolicy;
+use fleet_wire::client::Roots;
 use ipnetwork::IpNetwork;
+use zeroize::Zeroizing;
 
 use crate::prober::Prober;
 
@@ -29,6 +31,10 @@ pub struct ServerConfig {
     pub direct: Option<DirectPath>,
     /// How long the events of a scan are kept after its end; none keeps them for ever. The audit trail is always kept.
     pub scan_events_kept: Option<Duration>,
+    /// How the server sends e-mail; none switches that off.
+    pub smtp: Option<Smtp>,
+    /// The authorities that sign the certificates of webhooks.
+    pub webhook_roots: Roots,
 }
 
 /// How long the events of a scan are kept by default.
@@ -46,6 +52,8 @@ impl Default for ServerConfig {
             drain_window: Duration::from_secs(10),
             direct: None,
             scan_events_kept: Some(EVENTS_KEPT),
+            smtp: None,
+            webhook_roots: Roots::System,
         }
     }
 }
@@ -97,4 +105,41 @@ pub struct DirectPath {
     pub networks: Vec<IpNetwork>,
     /// The implementation that dials.
     pub prober: Arc<dyn Prober>,
+}
+
+/// The mail server.
+#[derive(Clone)]
+pub struct Smtp {
+    /// Its name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// How the connection is encrypted.
+    pub security: SmtpSecurity,
+    /// The sender of all messages, such as `Fleet <fleet@example.org>`.
+    pub from: String,
+    /// The user and the password, if the mail server wants them.
+    pub login: Option<(String, Zeroizing<String>)>,
+}
+
+impl fmt::Debug for Smtp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Smtp")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .field("security", &self.security)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a connection to a mail server is encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SmtpSecurity {
+    /// TLS from the first byte, usually on port 465.
+    Tls,
+    /// STARTTLS is required, usually on port 587.
+    #[default]
+    StartTls,
+    /// None: only for a mail server on the same machine.
+    None,
 }

@@ -1,6 +1,7 @@
 //! Conversions between wire messages and domain values. They contain no decisions.
 
 mod hosts;
+mod scans;
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 
@@ -10,12 +11,14 @@ use fleet_core::{
 };
 use fleet_discovery::{DeviceFound, Ledger, Mode, ScanEnded, ScanRequest, Tally};
 use fleet_pairing::Binding;
+use fleet_registry::{Capabilities, Capability};
 use fleet_store::{
     BoundDevice, DeviceAlias, DevicePairing, DeviceRow, DeviceSighting, Hello, Invitation, NodeRow,
-    PairResultRow, Progress, ScanRow, ShareRow,
+    PairResultRow, Progress,
 };
 use fleet_wire::{RpcError, admin, fleet, fleetmanagement, gateway, pairing};
 pub(crate) use hosts::{host_found, raw_host, scan_host};
+pub(crate) use scans::scan;
 
 /// A time on the wire.
 pub(crate) fn timestamp(at: Timestamp) -> fleet_wire::Timestamp {
@@ -37,8 +40,12 @@ pub(crate) fn duration(duration: Duration) -> fleet_wire::Duration {
 ///
 /// INVALID_ARGUMENT that names the field.
 pub(crate) fn id<T: FromStr<Err: Display>>(field: &str, text: &str) -> Result<T, RpcError> {
-    text.parse()
-        .map_err(|error| RpcError::invalid_argument(format!("{field}: {error}")))
+    text.parse().map_err(|error| {
+        RpcError::invalid_argument(format!("{field}: {error}"))
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", field)
+            .with_fact("value", printable(text, 64))
+    })
 }
 
 /// The node that a list is filtered by; 0 on the wire stands for all nodes.
@@ -71,7 +78,7 @@ fn without_comments(list: Vec<String>) -> Result<Vec<String>, RpcError> {
     if bytes > LIST_BYTES {
         return Err(RpcError::invalid_argument(format!(
             "ip_list.ip_addresses: {bytes} bytes without comments, at most {LIST_BYTES}: use networks or ranges, or several scans"
-        )));
+        )).with_reason("INVALID_FIELD").with_fact("field", "ip_list.ip_addresses").with_fact("limit", LIST_BYTES));
     }
     Ok(lines)
 }
@@ -85,13 +92,18 @@ pub(crate) fn scan_request(
     request: Option<pairing::DiscoverRequest>,
 ) -> Result<ScanRequest, RpcError> {
     use pairing::discover_request::Mode as Wire;
-    let mode = request.and_then(|request| request.mode).ok_or_else(|| {
+    let request = request.unwrap_or_default();
+    let rate = request.max_rate;
+    let mode = request.mode.ok_or_else(|| {
         RpcError::invalid_argument("request names no mode: give ip_list, ip_range, nmap or mdns")
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", "request")
     })?;
     Ok(match mode {
         Wire::IpList(list) => ScanRequest {
             mode: Mode::List(without_comments(list.ip_addresses)?),
             ports: list.ports,
+            rate,
         },
         Wire::IpRange(range) => ScanRequest {
             mode: Mode::Range {
@@ -99,10 +111,12 @@ pub(crate) fn scan_request(
                 end: range.end_ip,
             },
             ports: range.ports,
+            rate,
         },
         Wire::Nmap(nmap) => ScanRequest {
             mode: Mode::Target(nmap.target),
             ports: nmap.ports,
+            rate,
         },
         Wire::Mdns(mdns) => ScanRequest {
             mode: Mode::Mdns {
@@ -111,6 +125,7 @@ pub(crate) fn scan_request(
                 timeout_seconds: mdns.timeout_seconds,
             },
             ports: Vec::new(),
+            rate,
         },
     })
 }
@@ -119,10 +134,12 @@ pub(crate) fn scan_request(
 pub(crate) fn discover_request(request: ScanRequest) -> pairing::DiscoverRequest {
     use pairing::discover_request::Mode as Wire;
     let ports = request.ports;
+    let max_rate = request.rate;
     let mode = match request.mode {
         Mode::List(ip_addresses) => Wire::IpList(pairing::IpListModeRequest {
             ip_addresses,
             ports,
+            explicit: false,
         }),
         Mode::Range { start, end } => Wire::IpRange(pairing::IpRangeModeRequest {
             start_ip: start,
@@ -140,7 +157,10 @@ pub(crate) fn discover_request(request: ScanRequest) -> pairing::DiscoverRequest
             timeout_seconds,
         }),
     };
-    pairing::DiscoverRequest { mode: Some(mode) }
+    pairing::DiscoverRequest {
+        mode: Some(mode),
+        max_rate,
+    }
 }
 
 /// A device of a report, with unchecked fields.
@@ -197,56 +217,6 @@ pub(crate) fn printable(text: &str, most: usize) -> String {
             .chain(c.escape_default().take(if hidden { 10 } else { 0 }))
     });
     escaped.take(most).collect()
-}
-
-/// A scan for operators.
-pub(crate) fn scan(row: ScanRow) -> fleet::Scan {
-    let conclusion = row.conclusion.as_ref();
-    let first = row.shares.first();
-    let (_, _, site_id, auto) = crate::planning::named(&row.choice);
-    fleet::Scan {
-        scan_id: row.id.to_string(),
-        fleet_node_id: first.map_or(0, |share| share.node.0),
-        node_name: first.map_or_else(String::new, |share| share.node_name.clone()),
-        state: scan_state(row.state).into(),
-        priority: priority(row.priority).into(),
-        request: Some(discover_request(row.request)),
-        created_at: Some(timestamp(row.created_at)),
-        started_at: row.started_at.map(timestamp),
-        ended_at: row.ended_at.map(timestamp),
-        queued_until: row.queued_until.map(timestamp),
-        started_by: row.started_by,
-        reason: conclusion.map(|c| c.reason.clone()).unwrap_or_default(),
-        code: conclusion
-            .map(|c| c.code.as_str().to_owned())
-            .unwrap_or_default(),
-        progress: Some(progress(&row.progress)),
-        ledger: row.ledger.as_ref().map(ledger),
-        last_sequence: row.last_sequence,
-        open_scope: row.open_scope,
-        commands: row.chunks,
-        commands_done: row.chunks_done,
-        shares: row.shares.into_iter().map(scan_share).collect(),
-        site_id,
-        auto,
-    }
-}
-
-fn scan_share(row: ShareRow) -> fleet::ScanShare {
-    let conclusion = row.conclusion.as_ref();
-    fleet::ScanShare {
-        fleet_node_id: row.node.0,
-        node_name: row.node_name,
-        state: scan_state(row.state).into(),
-        targets: row.targets,
-        done: row.done,
-        commands: row.chunks,
-        commands_done: row.chunks_done,
-        reason: conclusion.map(|c| c.reason.clone()).unwrap_or_default(),
-        code: conclusion
-            .map(|c| c.code.as_str().to_owned())
-            .unwrap_or_default(),
-    }
 }
 
 /// The state of a scan on the wire.
@@ -364,6 +334,7 @@ pub(crate) fn ledger(ledger: &Ledger) -> fleet::Ledger {
 
 /// A node for operators, with its presence as this server sees it.
 pub(crate) fn node(row: NodeRow, online: bool, connected: bool) -> fleet::Node {
+    let missing_capabilities = row.hello.as_ref().map_or_else(Vec::new, missing);
     let hello = row.hello.unwrap_or_default();
     let disconnected_reason = presence::why_disconnected(
         connected,
@@ -373,6 +344,8 @@ pub(crate) fn node(row: NodeRow, online: bool, connected: bool) -> fleet::Node {
     );
     let ended_at = row.stream.and_then(|stream| stream.ended_at);
     fleet::Node {
+        rate: hello.rate,
+        missing_capabilities,
         disconnected_reason,
         disconnected_at: ended_at.filter(|_| !connected).map(timestamp),
         fleet_node_id: row.id.0,
@@ -398,6 +371,17 @@ pub(crate) fn node(row: NodeRow, online: bool, connected: bool) -> fleet::Node {
         fetches_key: row.key_fetch.is_some(),
         key_fetched_at: row.key_fetch.flatten().map(timestamp),
     }
+}
+
+/// The capabilities that an upgrade of the node would add.
+fn missing(hello: &Hello) -> Vec<String> {
+    let announced = Capabilities::parse(hello.capabilities.iter().map(String::as_str));
+    Capability::ALL
+        .into_iter()
+        // It depends on an option of the node, not on its version.
+        .filter(|one| *one != Capability::Announcements && !announced.has(*one))
+        .map(|one| one.to_string())
+        .collect()
 }
 
 /// The enrollment state; a registered node awaits confirmation by an operator.
@@ -464,8 +448,10 @@ pub(crate) fn device(row: DeviceRow, pairing: DevicePairing) -> fleet::Device {
         mac: facts.mac.map(|mac| mac.to_string()).unwrap_or_default(),
         first_seen: Some(timestamp(row.first_seen)),
         last_seen: Some(timestamp(row.last_seen)),
+        missing_since: row.missing_since.map(timestamp),
         evidence: facts.evidence,
         aliases: row.aliases.into_iter().map(alias).collect(),
+        labels: row.labels,
         pairing_status: pairing.status.to_string(),
         pairing_error: pairing.error,
         bound_to_fleet_node_id: match pairing.binding {
@@ -523,7 +509,12 @@ pub(crate) fn discovered_device(
         manufacturer: facts.manufacturer,
         firmware_version: facts.firmware,
         last_seen: Some(timestamp(row.last_seen)),
-        pairing_status: status.to_string(),
+        pairing_status: match status {
+            // Upstream clients know no other name for it.
+            PairingStatus::Open => PairingStatus::Paired,
+            other => other,
+        }
+        .to_string(),
     }
 }
 
@@ -536,7 +527,8 @@ fn serial_number(facts: &DeviceFacts) -> String {
 pub(crate) fn pairing_status(status: PairingStatus) -> fleetmanagement::PairingStatus {
     use fleetmanagement::PairingStatus as Wire;
     match status {
-        PairingStatus::Paired => Wire::Paired,
+        // Upstream has no status of its own for devices without a login.
+        PairingStatus::Paired | PairingStatus::Open => Wire::Paired,
         PairingStatus::Unpaired => Wire::Unpaired,
         PairingStatus::AuthenticationNeeded => Wire::AuthenticationNeeded,
         PairingStatus::Pending => Wire::Pending,
@@ -555,6 +547,7 @@ pub(crate) fn pairing_result(
         device_identifier,
         pairing_status: pairing_status(status).into(),
         error,
+        open: status == PairingStatus::Open,
     }
 }
 

@@ -12,13 +12,19 @@ use crate::prober::PairLogin;
 pub(crate) struct PairCredentials {
     username: Zeroizing<String>,
     password: Option<Zeroizing<String>>,
+    try_defaults: bool,
 }
 
 impl PairCredentials {
     /// Takes the credentials out of a request. The decoder's own allocations are moved, so dropping wipes them.
     pub(crate) fn take(credentials: Option<Credentials>) -> Self {
-        let Credentials { username, password } = credentials.unwrap_or_default();
+        let Credentials {
+            username,
+            password,
+            try_defaults,
+        } = credentials.unwrap_or_default();
         Self {
+            try_defaults,
             username: Zeroizing::new(username),
             password: password.map(Zeroizing::new),
         }
@@ -28,6 +34,11 @@ impl PairCredentials {
         self.password
             .as_ref()
             .is_some_and(|password| !password.is_empty())
+    }
+
+    /// Whether the operator asked for the default credentials of the makes.
+    pub(crate) fn tries_defaults(&self) -> bool {
+        self.try_defaults
     }
 
     /// The login for the server's own dials; none without a password.
@@ -41,12 +52,13 @@ impl PairCredentials {
 
     /// The message for a node; none when the operator gave no credentials.
     pub(crate) fn to_wire(&self) -> Option<Credentials> {
-        if self.username.is_empty() && self.password.is_none() {
+        if self.username.is_empty() && self.password.is_none() && !self.try_defaults {
             return None;
         }
         Some(Credentials {
             username: self.username.to_string(),
             password: self.password.as_ref().map(|password| password.to_string()),
+            try_defaults: self.try_defaults,
         })
     }
 }

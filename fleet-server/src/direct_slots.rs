@@ -28,13 +28,15 @@ impl DirectSlots {
         if taken.contains(&org) {
             return Err(RpcError::resource_exhausted(
                 "the server already dials for a scan or pairing of your organization: try again when it is over",
-            ));
+            ).with_reason("DIRECT_BUSY"));
         }
         if taken.len() >= limits::DIRECT_SCANS {
             return Err(RpcError::resource_exhausted(format!(
                 "the server already dials for {} organizations: try again shortly",
                 taken.len()
-            )));
+            ))
+            .with_reason("DIRECT_BUSY")
+            .with_fact("limit", taken.len()));
         }
         taken.insert(org);
         Ok(DirectSlot {

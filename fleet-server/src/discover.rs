@@ -51,6 +51,7 @@ pub(crate) async fn start(
         choice: NodeChoice::Node(node),
         request,
         request_id: None,
+        name: String::new(),
         priority: Priority::Interactive,
         queueing: Queueing::Never,
         override_blackout: false,
@@ -89,7 +90,9 @@ async fn ready(
     }
     Err(RpcError::failed_precondition(format!(
         "node {node} is not connected: start it, or queue the scan with fleet.v1 StartScan"
-    )))
+    ))
+    .with_reason("NODE_NOT_CONNECTED")
+    .with_fact("node_id", node))
 }
 
 /// Whether the node has a stream, at this or another server.
@@ -180,7 +183,7 @@ impl Discovery {
             self.node,
             away.as_secs(),
             self.scan
-        )))
+        )).with_reason("NODE_NOT_CONNECTED").with_fact("node_id", self.node).with_fact("scan_id", self.scan))
     }
 
     /// The message for an item, if the upstream format has one.
@@ -242,10 +245,11 @@ fn conclude(conclusion: &Conclusion) -> Result<Option<String>, RpcError> {
             } else {
                 conclusion.code
             };
-            Err(RpcError::new(
-                failure::code(code),
-                conclusion.reason.clone(),
-            ))
+            Err(
+                RpcError::new(failure::code(code), conclusion.reason.clone())
+                    .with_reason("SCAN_ENDED")
+                    .with_fact("state", conclusion.state),
+            )
         }
     }
 }

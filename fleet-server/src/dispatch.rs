@@ -254,6 +254,8 @@ mod tests {
                     priority: Priority::Interactive,
                     request: ChunkCommand::List(vec!["10.0.0.1".to_owned()]),
                     ports: Vec::new(),
+                    rate: 0,
+                    is_explicit: true,
                     deadline: now.plus(limits::COMMAND_DEADLINE),
                 })
             })

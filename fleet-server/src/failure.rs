@@ -1,17 +1,21 @@
 //! How failures of operations reach callers. Refusals keep their sentence. Storage failures become UNAVAILABLE with an
 //! id that is in the log.
 
+mod plan;
+
 use std::time::Duration;
 
 use fleet_core::outcome;
 use fleet_store::{
+    ALERT_CHANNELS_OF_AN_ORG, ALERT_RULES_OF_AN_ORG, ALERTS_WAITING, AlertError, AnnotateError,
     BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError, ConfirmError,
     CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, DeleteDevicesError,
-    DifferenceError, FetchKeyError, KeyError, MemberError, MoveNodeError, RegisterError,
-    RenameNodeError, ReportError, RevokeError, RunNowError, ScheduleError, SiteError, StoreError,
-    UnbindError, UndoError,
+    DifferenceError, FetchKeyError, KEYS_OF_AN_OPERATOR, KeyError, MemberError, MoveNodeError,
+    RegisterError, RenameNodeError, ReportError, RevokeError, RunNowError, SCHEDULES_OF_AN_ORG,
+    ScheduleError, SiteError, StoreError, UnbindError, UndoError,
 };
 use fleet_wire::{Code, RpcError};
+pub(crate) use plan::plan;
 
 /// When a report may be retried that overtook the addresses of its names: the two messages are moments apart.
 const PINS_SOON: Duration = Duration::from_millis(100);
@@ -27,6 +31,7 @@ pub(crate) fn storage(error: &StoreError) -> RpcError {
         "the server cannot reach its storage now, try again shortly (incident {id:08x})"
     ))
     .with_reason("STORAGE_UNAVAILABLE")
+    .with_fact("incident", format_args!("{id:08x}"))
 }
 
 /// An outcome's code on the wire.
@@ -99,21 +104,21 @@ macro_rules! refusals {
 refusals! {
     RegisterError {
         Code => unauthenticated ENROLLMENT_CODE_INVALID;
-        NameTaken(_) => failed_precondition NAME_TAKEN;
+        NameTaken(name) => failed_precondition NAME_TAKEN [value = name];
         KeyTaken => failed_precondition IDENTITY_KEY_TAKEN;
-        ReplacementTaken { .. } => failed_precondition NODE_ALREADY_REPLACED;
+        ReplacementTaken { node, .. } => failed_precondition NODE_ALREADY_REPLACED [node_id = node];
     }
     CreateCodeError {
         NotFound(node) => not_found NODE_NOT_FOUND [node_id = node];
         NotRevoked(node) => failed_precondition NODE_NOT_REVOKED [node_id = node];
-        Replaced { .. } => failed_precondition NODE_ALREADY_REPLACED;
+        Replaced { node, .. } => failed_precondition NODE_ALREADY_REPLACED [node_id = node];
     }
     DifferenceError {
-        NotFound(_) => not_found SCAN_NOT_FOUND;
-        Itself(_) => invalid_argument SAME_SCAN;
+        NotFound(scan) => not_found SCAN_NOT_FOUND [scan_id = scan];
+        Itself(scan) => invalid_argument SAME_SCAN [scan_id = scan];
     }
     UndoError {
-        NotFound(_) => not_found IDENTITY_CHANGE_NOT_FOUND;
+        NotFound(change) => not_found IDENTITY_CHANGE_NOT_FOUND [change_id = change];
         Refused(_) => failed_precondition IDENTITY_CHANGE_FINAL;
     }
     BeginError {
@@ -126,12 +131,12 @@ refusals! {
     }
     RevokeError {
         NotFound(node) => not_found NODE_NOT_FOUND [node_id = node];
-        PendingIdMissing(_) => invalid_argument PENDING_ENROLLMENT_ID_MISSING;
+        PendingIdMissing(node) => invalid_argument PENDING_ENROLLMENT_ID_MISSING [node_id = node];
         Refused(_) => failed_precondition ENROLLMENT_STATE;
     }
     CancelCodeError {
-        NotFound(_) => not_found ENROLLMENT_CODE_NOT_FOUND;
-        NotPending(..) => failed_precondition ENROLLMENT_STATE;
+        NotFound(code) => not_found ENROLLMENT_CODE_NOT_FOUND [pending_enrollment_id = code];
+        NotPending(code, state) => failed_precondition ENROLLMENT_STATE [pending_enrollment_id = code, state = state];
     }
     FetchKeyError {
         NotFound => unauthenticated NODE_NOT_ENROLLED;
@@ -140,23 +145,27 @@ refusals! {
         Expired => failed_precondition NODE_KEY_EXPIRED;
     }
     RenameNodeError {
-        NotFound(_) => not_found NODE_NOT_FOUND;
-        NameTaken { .. } => failed_precondition NAME_TAKEN;
+        NotFound(node) => not_found NODE_NOT_FOUND [node_id = node];
+        NameTaken { name, .. } => failed_precondition NAME_TAKEN [value = name];
+    }
+    AnnotateError {
+        NotFound(device) => not_found DEVICE_NOT_FOUND [value = device];
+        TooMany { device, most, .. } => failed_precondition TOO_MANY_LABELS [device_id = device, limit = most];
     }
     DeleteDevicesError {
-        NotFound(_) => not_found DEVICE_NOT_FOUND;
+        NotFound(device) => not_found DEVICE_NOT_FOUND [value = device];
     }
     MoveNodeError {
         NotFound(node) => not_found NODE_NOT_FOUND [node_id = node];
         NoSite(site) => not_found SITE_NOT_FOUND [site_id = site];
     }
     SiteError {
-        NotFound(_) => not_found SITE_NOT_FOUND;
-        NameTaken { .. } => failed_precondition SITE_NAME_TAKEN;
-        NotEmpty { .. } => failed_precondition SITE_NOT_EMPTY;
-        TooMany { .. } => failed_precondition TOO_MANY_EXCLUDES;
-        Excluded { .. } => failed_precondition ALREADY_EXCLUDED;
-        NoExclude(_) => not_found EXCLUDE_NOT_FOUND;
+        NotFound(site) => not_found SITE_NOT_FOUND [site_id = site];
+        NameTaken { name, .. } => failed_precondition SITE_NAME_TAKEN [value = name];
+        NotEmpty { site, .. } => failed_precondition SITE_NOT_EMPTY [site_id = site];
+        TooMany { site, most, .. } => failed_precondition TOO_MANY_EXCLUDES [site_id = site, limit = most];
+        Excluded { site, target } => failed_precondition ALREADY_EXCLUDED [site_id = site, value = target];
+        NoExclude(exclude) => not_found EXCLUDE_NOT_FOUND [exclude_id = exclude];
     }
     CreateScanError {
         NodeNotFound(node) => not_found NODE_NOT_FOUND [node_id = node];
@@ -164,40 +173,50 @@ refusals! {
         Busy(node) => resource_exhausted NODE_BUSY [node_id = node];
         QueueFull { node, most } => resource_exhausted QUEUE_FULL [node_id = node, limit = most];
     }
+    AlertError {
+        ChannelNotFound(channel) => not_found ALERT_CHANNEL_NOT_FOUND [channel_id = channel];
+        RuleNotFound(rule) => not_found ALERT_RULE_NOT_FOUND [rule_id = rule];
+        DeliveryNotFound(delivery) => not_found ALERT_DELIVERY_NOT_FOUND [delivery_id = delivery];
+        NameTaken(name) => failed_precondition NAME_TAKEN [value = name];
+        TooManyRules => resource_exhausted TOO_MANY_ALERT_RULES [limit = ALERT_RULES_OF_AN_ORG];
+        TooManyChannels => resource_exhausted TOO_MANY_ALERT_CHANNELS [limit = ALERT_CHANNELS_OF_AN_ORG];
+        TooManyWaiting => resource_exhausted TOO_MANY_ALERTS [limit = ALERTS_WAITING];
+        NotFailed(delivery, state) => failed_precondition ALERT_DELIVERY_STATE [delivery_id = delivery, state = state];
+    }
     ScheduleError {
-        NotFound(_) => not_found SCHEDULE_NOT_FOUND;
-        NodeNotFound(_) => not_found NODE_NOT_FOUND;
-        NameTaken(_) => failed_precondition NAME_TAKEN;
-        TooMany => resource_exhausted TOO_MANY_SCHEDULES;
-        Paused(_) | NotPaused(_) => failed_precondition SCHEDULE_STATE;
+        NotFound(schedule) => not_found SCHEDULE_NOT_FOUND [schedule_id = schedule];
+        NodeNotFound(node) => not_found NODE_NOT_FOUND [node_id = node];
+        NameTaken(name) => failed_precondition NAME_TAKEN [value = name];
+        TooMany => resource_exhausted TOO_MANY_SCHEDULES [limit = SCHEDULES_OF_AN_ORG];
+        Paused(schedule) | NotPaused(schedule) => failed_precondition SCHEDULE_STATE [schedule_id = schedule];
     }
     CancelScanError {
         NotFound(scan) => not_found SCAN_NOT_FOUND [scan_id = scan];
     }
     ReportError {
         NotInFlight(command) => failed_precondition COMMAND_NOT_IN_FLIGHT [command_id = command];
-        AwaitsPins(_) => unavailable NAMES_NOT_PINNED_YET, retry PINS_SOON;
-        BeingDialed(_) => unavailable ADDRESS_BEING_DIALED, retry DIALED_SOON;
+        AwaitsPins(command) => unavailable NAMES_NOT_PINNED_YET [command_id = command], retry PINS_SOON;
+        BeingDialed(ip) => unavailable ADDRESS_BEING_DIALED [value = ip], retry DIALED_SOON;
         OverQuota { command, quota } => resource_exhausted QUOTA_EXCEEDED [command_id = command, limit = quota];
         Flooded(command) => resource_exhausted QUOTA_EXCEEDED [command_id = command];
     }
     KeyError {
         NotFound(key) => not_found KEY_NOT_FOUND [key_id = key];
-        NoOperator(_) => not_found OPERATOR_NOT_FOUND;
-        TooMany(_) => resource_exhausted TOO_MANY_KEYS;
+        NoOperator(operator) => not_found OPERATOR_NOT_FOUND [operator_id = operator];
+        TooMany(operator) => resource_exhausted TOO_MANY_KEYS [operator_id = operator, limit = KEYS_OF_AN_OPERATOR];
         MakerEnded => failed_precondition CREDENTIAL_INVALID;
         MadeByIt(key) => failed_precondition KEY_IS_THE_MAKER [key_id = key];
     }
     BindError {
         NodeNotFound(node) => not_found NODE_NOT_FOUND [node_id = node];
         DeviceNotFound(device) => not_found DEVICE_NOT_FOUND [device_id = device];
-        BeingDialed(_) => unavailable ADDRESS_BEING_DIALED;
+        BeingDialed(ip) => unavailable ADDRESS_BEING_DIALED [value = ip], retry DIALED_SOON;
         Refused { device, .. } => failed_precondition DEVICE_NOT_AVAILABLE [device_id = device];
     }
     MemberError {
-        NotFound(_) => not_found OPERATOR_NOT_FOUND;
-        LastAdmin(_) => failed_precondition LAST_ADMINISTRATOR;
-        PasswordChanged(_) => failed_precondition PASSWORD_CHANGED;
+        NotFound(operator) => not_found OPERATOR_NOT_FOUND [operator_id = operator];
+        LastAdmin(operator) => failed_precondition LAST_ADMINISTRATOR [operator_id = operator];
+        PasswordChanged(operator) => failed_precondition PASSWORD_CHANGED [operator_id = operator];
     }
     CreatePairingError {
         NodeNotFound(node) => not_found NODE_NOT_FOUND [node_id = node];
@@ -215,12 +234,12 @@ refusals! {
 impl Refusal for RunNowError {
     fn refusal(self) -> RpcError {
         match self {
-            Self::NotFound(_) => {
-                RpcError::not_found(self.to_string()).with_reason("SCHEDULE_NOT_FOUND")
-            }
-            Self::Open(_) => {
-                RpcError::failed_precondition(self.to_string()).with_reason("SCHEDULE_RUNS")
-            }
+            Self::NotFound(schedule) => RpcError::not_found(self.to_string())
+                .with_reason("SCHEDULE_NOT_FOUND")
+                .with_fact("schedule_id", schedule),
+            Self::Open(scan) => RpcError::failed_precondition(self.to_string())
+                .with_reason("SCHEDULE_RUNS")
+                .with_fact("scan_id", scan),
             Self::Scan(error) => error.refusal(),
         }
     }
@@ -231,8 +250,8 @@ impl Refusal for CreateOperatorError {
         match &self {
             Self::EmailTaken(email) => RpcError::failed_precondition(format!(
                 "an operator of this organization has the e-mail `{email}` already: choose another one"
-            )),
-            Self::OrgDiffersInCase { .. } => RpcError::failed_precondition(self.to_string()),
+            )).with_reason("EMAIL_TAKEN").with_fact("value", email),
+            Self::OrgDiffersInCase { existing, .. } => RpcError::failed_precondition(self.to_string()).with_reason("ORGANIZATION_TAKEN").with_fact("value", existing),
             Self::Storage(error) => storage(error),
         }
     }

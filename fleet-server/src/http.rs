@@ -10,13 +10,14 @@ mod session;
 use std::sync::Arc;
 
 use fleet_wire::{Peer, RpcError, server::Body};
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use response::{failed, respond, text};
 use session::Origin;
 
 use crate::{
     app::App,
     auth::{self, client_address},
+    convert,
 };
 
 /// Browsers that reached the page by https use nothing else for a year (RFC 6797). Other hosts under the domain are
@@ -72,12 +73,17 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Bo
         ) => exports::difference(&app, from, &parts, scan, file).await,
         (&Method::GET | &Method::HEAD, _) => assets::asset(&parts).ok_or_else(|| {
             RpcError::not_found(format!("nothing is served at {}", parts.uri.path()))
+                .with_reason("PATH_NOT_FOUND")
+                .with_fact("path", shown_path(&parts))
         }),
         _ => Err(RpcError::not_found(format!(
             "nothing accepts {} at {}",
             parts.method,
             parts.uri.path()
-        ))),
+        ))
+        .with_reason("PATH_NOT_FOUND")
+        .with_fact("path", shown_path(&parts))
+        .with_fact("method", &parts.method)),
     };
     let mut response = result.unwrap_or_else(|error| failed(&error));
     if https {
@@ -87,6 +93,11 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Bo
         );
     }
     response
+}
+
+/// The path of a request for an error, bounded.
+fn shown_path(parts: &Parts) -> String {
+    convert::printable(parts.uri.path(), 256)
 }
 
 /// Ready: the database answers and the server does not shut down.

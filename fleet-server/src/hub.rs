@@ -462,9 +462,10 @@ impl Hub {
                             Kind::Goodbye(messages::draining(retry_after)),
                         );
                     } else if let Some(stream) = state.streams.get_mut(&connection) {
-                        stream.parting = Some(RpcError::not_active(
-                            "the server is shutting down, reconnect shortly",
-                        ));
+                        stream.parting = Some(
+                            RpcError::not_active("the server is shutting down, reconnect shortly")
+                                .with_reason("SHUTTING_DOWN"),
+                        );
                     }
                 }
                 Output::SendCancel {
@@ -524,13 +525,17 @@ impl Hub {
         let last = match reason {
             EvictReason::NoHello => Some(Err(RpcError::failed_precondition(
                 "the first message must be Hello and come within 5 s",
-            ))),
+            )
+            .with_reason("HELLO_MISSING")
+            .with_fact("limit_s", 5))),
             EvictReason::ClaimStuck => Some(Err(RpcError::unavailable(
                 "the server cannot take this node now, try again shortly",
-            ))),
+            )
+            .with_reason("SERVER_BUSY"))),
             EvictReason::Draining => Some(Err(RpcError::not_active(
                 "the server is shutting down, reconnect shortly",
-            ))),
+            )
+            .with_reason("SHUTTING_DOWN"))),
             // An upstream node would reject a message that it does not know. Its stream ends
             // without one.
             EvictReason::Replaced | EvictReason::Revoked => goodbye.then(|| {

@@ -50,10 +50,11 @@ impl<K: Hash + Eq + Clone> KeySlots<K> {
                 .entry(key.clone())
                 .or_insert_with(|| (Arc::new(Semaphore::new(self.at_once)), 0));
             if *waiting >= self.most {
-                return Err(refusal(&format!(
+                let text = format!(
                     "{} calls of this credential, address or organization wait already",
                     self.most
-                )));
+                );
+                return Err(refusal(&text, self.most));
             }
             *waiting += 1;
             let slot = Slot {

@@ -11,7 +11,7 @@
 //! ```text
 //! server                                               mounts everything
 //! api/*, http/*                                        RPC handlers, plain HTTP
-//! dispatch, orders, schedules, sweep, seal, readiness, stream  background tasks, control streams
+//! dispatch, orders, schedules, alerts, sweep, seal, readiness, stream  background tasks, control streams
 //! discover, pair/*, direct/*                           operations with their own streams
 //! scans, watch, call                                   operations on scans; an operator's call
 //! auth                                                 who calls
@@ -20,12 +20,14 @@
 //! convert, failure, policy, credentials, prober, ...   values, conversions, small tools
 //! ```
 
+mod alerts;
 mod api;
 mod app;
 mod audit;
 mod auth;
 mod call;
 mod call_limits;
+mod changes;
 mod config;
 mod convert;
 mod credential_limits;
@@ -64,7 +66,7 @@ mod sweep;
 mod wakeups;
 mod watch;
 
-pub use config::{DirectPath, Rates, ServerConfig};
+pub use config::{DirectPath, Rates, ServerConfig, Smtp, SmtpSecurity};
 pub use dial_permit::DialPermit;
 pub use environment::{Environment, SystemEnvironment};
 pub use passwords::hash_password;

@@ -166,7 +166,6 @@ fn refusal(calls: &str, wait: Duration) -> RpcError {
         wait.as_secs() + 1
     ))
     .with_reason("RATE_LIMITED")
-    .with_fact("retry_after_ms", wait.as_millis())
     .with_retry_after(wait)
 }
 

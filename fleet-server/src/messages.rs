@@ -12,7 +12,7 @@ use fleet_wire::{
         AgentCommand, ControlAccepted, ControlCancel, ControlCommand, ControlGoodbye,
         GoodbyeReason, agent_command,
     },
-    pairing::FleetNodePairRequest,
+    pairing::{FleetNodePairRequest, discover_request},
 };
 
 use crate::convert;
@@ -32,11 +32,14 @@ pub(crate) fn command(issued: &IssuedCommand) -> ControlCommand {
     let request = ScanRequest {
         mode,
         ports: issued.ports.iter().map(ToString::to_string).collect(),
+        rate: issued.rate,
     };
+    let mut request = convert::discover_request(request);
+    if let Some(discover_request::Mode::IpList(list)) = &mut request.mode {
+        list.explicit = issued.is_explicit;
+    }
     let command = AgentCommand {
-        command: Some(agent_command::Command::Discover(convert::discover_request(
-            request,
-        ))),
+        command: Some(agent_command::Command::Discover(request)),
     };
     ControlCommand {
         command_id: issued.command.to_string(),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use fleet_core::{NodeId, PairingId, PairingStatus, Permission, enrollment::NodeState};
 use fleet_discovery::Exclusion;
+use fleet_registry::{Capabilities, Capability};
 use fleet_store::{NewPairing, NodeRow, PairPage, PairSelection, PairTargets};
 use fleet_wire::{
     BoxStream, Reply, RpcError,
@@ -75,9 +76,16 @@ async fn store(
     if request.identifiers.is_empty() && !request.all_unpaired {
         return Err(RpcError::invalid_argument(
             "device_identifiers is empty: name the devices to pair, or set pair_all_unpaired",
-        ));
+        )
+        .with_reason("INVALID_FIELD")
+        .with_fact("field", "device_identifiers"));
     }
     let row = confirmed(app, call, node).await?;
+    if credentials.tries_defaults() && !can_try_defaults(&row) {
+        return Err(RpcError::failed_precondition(format!(
+            "node {node} cannot try default passwords: upgrade it, or give the password"
+        )));
+    }
     let site = app.store.site(call.org, row.site).await.answered()?;
     let now = app.environment.now();
     if let Some(blackout) = site.as_ref().and_then(|site| SiteBlackout::of(site, now)) {
@@ -88,12 +96,14 @@ async fn store(
     let selection = PairSelection {
         identifiers: request.identifiers,
         all_unpaired: request.all_unpaired,
-        with_password: credentials.has_password(),
+        with_password: credentials.has_password() || credentials.tries_defaults(),
     };
     let wanted = app.store.pair_targets(call.org, node, selection).await;
     let PairTargets { targets, refused } = without_excluded(wanted.answered()?, &exclusions);
     if targets.is_empty() {
-        return Err(RpcError::invalid_argument(nothing_to_pair(node, &refused)));
+        return Err(RpcError::invalid_argument(nothing_to_pair(node, &refused))
+            .with_reason("NOTHING_TO_PAIR")
+            .with_fact("node_id", node));
     }
     let batches = batches::split(targets, credentials.to_wire().as_ref());
     let pairing = app.environment.pairing_id();
@@ -136,14 +146,26 @@ async fn store(
 /// A node that was confirmed.
 async fn confirmed(app: &App, call: &OperatorCall, node: NodeId) -> Result<NodeRow, RpcError> {
     let row = app.store.node(call.org, node).await.answered()?;
-    let row =
-        row.ok_or_else(|| RpcError::not_found(format!("no node {node} in this organization")))?;
+    let row = row.ok_or_else(|| {
+        RpcError::not_found(format!("no node {node} in this organization"))
+            .with_reason("NODE_NOT_FOUND")
+            .with_fact("node_id", node)
+    })?;
     if row.state != NodeState::Confirmed {
-        return Err(RpcError::failed_precondition(format!(
-            "node {node} is not confirmed"
-        )));
+        return Err(
+            RpcError::failed_precondition(format!("node {node} is not confirmed"))
+                .with_reason("NODE_NOT_CONFIRMED")
+                .with_fact("node_id", node),
+        );
     }
     Ok(row)
+}
+
+/// Whether the node announced that it can try the default passwords of a make.
+fn can_try_defaults(row: &NodeRow) -> bool {
+    let capabilities = row.hello.iter().flat_map(|hello| &hello.capabilities);
+    let capabilities = Capabilities::parse(capabilities.map(String::as_str));
+    capabilities.has(Capability::DefaultPasswords)
 }
 
 /// Refuses the targets whose addresses the site excludes.
@@ -175,12 +197,14 @@ async fn holder(app: &App, row: &NodeRow) -> Result<Option<Holder>, RpcError> {
     let Some(replica) = stream.map(|stream| stream.replica) else {
         return Err(RpcError::failed_precondition(format!(
             "node {node} is not connected: start it first"
-        )));
+        ))
+        .with_reason("NODE_NOT_CONNECTED")
+        .with_fact("node_id", node));
     };
     let Some(key) = app.store.replica_key(replica).await.answered()? else {
         return Err(RpcError::failed_precondition(format!(
             "node {node} is connected to a server of an older version: pair through that server, or upgrade it"
-        )));
+        )).with_reason("SERVER_OUTDATED").with_fact("node_id", node));
     };
     Ok(Some(Holder { replica, key }))
 }
@@ -227,7 +251,11 @@ pub(crate) async fn page(
         .read_pairing(call.org, pairing, after, results::PAGE)
         .await
         .answered()?
-        .ok_or_else(|| RpcError::not_found(format!("no pairing {pairing} in this organization")))
+        .ok_or_else(|| {
+            RpcError::not_found(format!("no pairing {pairing} in this organization"))
+                .with_reason("PAIRING_NOT_FOUND")
+                .with_fact("pairing_id", pairing)
+        })
 }
 
 /// Cancels a pairing, and sends the cancel to a connected node that understands it.

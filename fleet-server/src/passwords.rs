@@ -65,7 +65,11 @@ fn argon2() -> Result<Argon2<'static>, String> {
 ///
 /// INVALID_ARGUMENT that says what is wrong with it.
 pub(crate) fn chosen(text: Zeroizing<String>, email: &str) -> Result<Password, RpcError> {
-    Password::chosen(text, email).map_err(|weak| RpcError::invalid_argument(weak.to_string()))
+    Password::chosen(text, email).map_err(|weak| {
+        RpcError::invalid_argument(weak.to_string())
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", "password")
+    })
 }
 
 /// How the limiter names passwords that were tried for an account.
@@ -157,6 +161,7 @@ impl Passwords {
             return Err(RpcError::resource_exhausted(
                 "too many sign-ins at a time: try again in a few seconds",
             )
+            .with_reason("TOO_MANY_SIGN_INS")
             .with_retry_after(wait));
         }
         let internal = || RpcError::internal("internal error");

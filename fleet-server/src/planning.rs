@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use fleet_core::{NodeId, OrgId, SiteId, enrollment::NodeState, limits};
 use fleet_discovery::{
-    JointPlan, NodeChoice, NodeProfile, Participant, PlanError, PlannedShare, ScanRequest,
+    JointPlan, NodeChoice, NodeProfile, Participant, Plan, PlanError, PlannedShare, ScanRequest,
     check_participants, estimate, plan_over,
 };
 use fleet_store::{Hello, NewShare, NodeRow, SiteRow};
@@ -35,7 +35,10 @@ pub(crate) fn choice(named: Named<'_>) -> Result<NodeChoice, RpcError> {
     if let Some(id) = named.nodes.iter().find(|id| **id <= 0) {
         return Err(RpcError::invalid_argument(format!(
             "fleet_node_ids has {id}: ids are above 0"
-        )));
+        ))
+        .with_reason("INVALID_FIELD")
+        .with_fact("field", "fleet_node_ids")
+        .with_fact("value", id));
     }
     let several = NodeChoice::of_nodes(named.nodes.iter().copied().map(NodeId));
     match (named.node, several, named.site, named.auto) {
@@ -45,7 +48,9 @@ pub(crate) fn choice(named: Named<'_>) -> Result<NodeChoice, RpcError> {
         (0, None, 0, true) => Ok(NodeChoice::Auto),
         _ => Err(RpcError::invalid_argument(
             "exactly one of fleet_node_id, fleet_node_ids, site_id and auto must be set: name the node, the nodes or the site that scans, or set auto",
-        )),
+        )
+        .with_reason("INVALID_FIELD")
+        .with_fact("field", "fleet_node_id")),
     }
 }
 
@@ -59,11 +64,14 @@ pub(crate) fn named(choice: &NodeChoice) -> (i64, Vec<i64>, i64, bool) {
     }
 }
 
-/// A node of a plan as operators see it.
+/// A node that may take part in a scan.
 #[derive(Clone, Debug)]
 pub(crate) struct PlannedNode {
     pub(crate) name: String,
+    pub(crate) site: SiteId,
     pub(crate) connected: bool,
+    /// The node at the rate of the scan.
+    pub(crate) profile: NodeProfile,
 }
 
 /// The plan of a scan, with the rules of the sites at this moment.
@@ -71,6 +79,8 @@ pub(crate) struct PlannedNode {
 pub(crate) struct Planned {
     /// The plan. It has at least one share.
     pub(crate) joint: JointPlan,
+    /// The node of the first share.
+    pub(crate) first: NodeId,
     /// The nodes that may take part.
     pub(crate) nodes: BTreeMap<NodeId, PlannedNode>,
     /// The blackout in which no share can run.
@@ -84,10 +94,20 @@ impl Planned {
         self.joint.shares.iter().map(share).collect()
     }
 
-    /// The node of the first share.
-    pub(crate) fn first(&self) -> Result<NodeId, RpcError> {
-        let first = self.joint.shares.first().map(|share| share.node);
-        first.ok_or_else(|| RpcError::failed_precondition("no node has a target of this scan"))
+    /// The plan of each share, with its node.
+    pub(crate) fn plans(&self) -> impl Iterator<Item = (&Plan, &PlannedNode)> {
+        let node = |share: &PlannedShare| self.nodes.get(&share.node);
+        let plans = self.joint.shares.iter();
+        plans.filter_map(move |share| Some((&share.plan, node(share)?)))
+    }
+
+    /// The probes per second of all its nodes. An upstream node has no rate and counts as 0.
+    pub(crate) fn rate(&self) -> u32 {
+        let rates = self
+            .plans()
+            .filter(|(_, node)| node.profile.big_commands)
+            .map(|(_, node)| node.profile.rate);
+        rates.fold(0, u32::saturating_add)
     }
 }
 
@@ -102,13 +122,16 @@ pub(crate) async fn planned(
         let planned = scans::planned(app, org, *node, request).await?;
         let shown = PlannedNode {
             connected: app.is_connected(&planned.node),
+            site: planned.node.site,
             name: planned.node.name,
+            profile: planned.profile,
         };
         let share = PlannedShare {
             node: *node,
             plan: planned.plan.clone(),
         };
         return Ok(Planned {
+            first: *node,
             joint: JointPlan {
                 plan: planned.plan,
                 shares: vec![share],
@@ -119,19 +142,23 @@ pub(crate) async fn planned(
         });
     }
     let rows = nodes(app, org, choice).await?;
-    check_participants(rows.len()).map_err(|error| refused(&error))?;
+    check_participants(rows.len()).map_err(|error| failure::plan(&error))?;
     let sites = app.store.list_sites(org).await.answered()?;
     let participants = rows
         .iter()
         .map(|row| participant(app, row, &sites))
         .collect::<Result<Vec<_>, _>>()?;
     let planned = plan_over(request, &participants, &app.plan_policy());
-    let mut joint = planned.map_err(|error| refused(&error))?;
+    let mut joint = planned.map_err(|error| failure::plan(&error))?;
+    let Some(first) = joint.shares.first().map(|share| share.node) else {
+        return Err(no_node(choice));
+    };
     for share in &mut joint.shares {
         let history = app.store.scan_history(org, share.node).await.answered()?;
         let node = participants.iter().find(|one| one.node == share.node);
         if let Some(node) = node {
-            share.plan.estimate = estimate(&share.plan, &node.profile, &history.past);
+            let paced = node.profile.clone().at_most(request.rate);
+            share.plan.estimate = estimate(&share.plan, &paced, &history.past);
         }
     }
     let estimates = joint.shares.iter().map(|share| share.plan.estimate);
@@ -139,10 +166,13 @@ pub(crate) async fn planned(
     let blackout = blackout(app, &mut joint, &sites);
     let shown = |row: &NodeRow| PlannedNode {
         name: row.name.clone(),
+        site: row.site,
         connected: app.is_connected(row),
+        profile: profile(row).at_most(request.rate),
     };
     Ok(Planned {
         nodes: rows.iter().map(|row| (row.id, shown(row))).collect(),
+        first,
         joint,
         blackout,
     })
@@ -174,8 +204,20 @@ fn blackout(app: &App, joint: &mut JointPlan, sites: &[SiteRow]) -> Option<SiteB
     None
 }
 
-fn refused(error: &PlanError) -> RpcError {
-    RpcError::new(failure::code(error.code()), error.to_string())
+/// The refusal of a choice without a node that can scan.
+fn no_node(choice: &NodeChoice) -> RpcError {
+    RpcError::failed_precondition(format!(
+        "{}: no confirmed node there, so nothing can be scanned: enroll and confirm a node first",
+        shown(choice)
+    ))
+    .with_reason("NO_NODE_FOR_TARGET")
+    .with_fact("value", shown(choice))
+}
+
+/// The limits, capabilities and subnets of a node.
+fn profile(row: &NodeRow) -> NodeProfile {
+    let hello = row.hello.as_ref();
+    hello.map_or_else(NodeProfile::upstream, Hello::profile)
 }
 
 /// The confirmed nodes that may take part in a scan over several nodes.
@@ -186,38 +228,41 @@ async fn nodes(app: &App, org: OrgId, choice: &NodeChoice) -> Result<Vec<NodeRow
         NodeChoice::Node(node) => rows.retain(|row| row.id == *node),
         NodeChoice::Nodes(named) => {
             if named.len() > limits::SCAN_NODES {
-                return Err(refused(&PlanError::TooManyNodes(named.len())));
+                return Err(failure::plan(&PlanError::TooManyNodes(named.len())));
             }
             for id in named {
                 let Some(row) = rows.iter().find(|row| row.id == *id) else {
-                    return Err(RpcError::not_found(format!(
-                        "no node {id} in this organization"
-                    )));
+                    return Err(
+                        RpcError::not_found(format!("no node {id} in this organization"))
+                            .with_reason("NODE_NOT_FOUND")
+                            .with_fact("node_id", id),
+                    );
                 };
                 if row.state != NodeState::Confirmed {
                     return Err(RpcError::failed_precondition(format!(
                         "node {id} is not confirmed yet: compare its fingerprint {} and confirm it first",
                         row.fingerprint
-                    )));
+                    ))
+                    .with_reason("NODE_NOT_CONFIRMED")
+                    .with_fact("node_id", id));
                 }
             }
             rows.retain(|row| named.contains(&row.id));
         }
         NodeChoice::Site(site) => {
             if app.store.site(org, *site).await.answered()?.is_none() {
-                return Err(RpcError::not_found(format!(
-                    "no site {site} in this organization"
-                )));
+                return Err(
+                    RpcError::not_found(format!("no site {site} in this organization"))
+                        .with_reason("SITE_NOT_FOUND")
+                        .with_fact("site_id", site),
+                );
             }
             rows.retain(|row| row.site == *site);
         }
     }
     rows.retain(|row| row.state == NodeState::Confirmed);
     if rows.is_empty() {
-        return Err(RpcError::failed_precondition(format!(
-            "{}: no confirmed node there, so nothing can be scanned: enroll and confirm a node first",
-            shown(choice)
-        )));
+        return Err(no_node(choice));
     }
     Ok(rows)
 }
@@ -232,12 +277,11 @@ pub(crate) fn shown(choice: &NodeChoice) -> String {
 
 fn participant(app: &App, row: &NodeRow, sites: &[SiteRow]) -> Result<Participant, RpcError> {
     let site = sites.iter().find(|site| site.id == row.site);
-    let hello = row.hello.as_ref();
     Ok(Participant {
         node: row.id,
         name: row.name.clone(),
         connected: app.is_connected(row),
-        profile: hello.map_or_else(NodeProfile::upstream, Hello::profile),
+        profile: profile(row),
         exclusions: scans::exclusions(site)?,
     })
 }

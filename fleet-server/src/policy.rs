@@ -81,6 +81,21 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
         &[("GetScanDifference", Operator(NodeRead))],
     ),
     (
+        "fleet.v1.AlertService",
+        &[
+            ("CreateAlertChannel", Operator(OrgAdmin)),
+            ("ListAlertChannels", Operator(NodeRead)),
+            ("DeleteAlertChannel", Operator(OrgAdmin)),
+            ("TestAlertChannel", Operator(OrgAdmin)),
+            ("CreateAlertRule", Operator(OrgAdmin)),
+            ("UpdateAlertRule", Operator(OrgAdmin)),
+            ("ListAlertRules", Operator(NodeRead)),
+            ("DeleteAlertRule", Operator(OrgAdmin)),
+            ("ListAlertDeliveries", Operator(NodeRead)),
+            ("RetryAlertDelivery", Operator(OrgAdmin)),
+        ],
+    ),
+    (
         "fleet.v1.ScheduleService",
         &[
             ("CreateSchedule", Operator(NodeManage)),
@@ -113,6 +128,13 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
         ],
     ),
     (
+        "fleet.v1.OverviewService",
+        &[
+            ("GetOverview", Operator(NodeRead)),
+            ("GetSiteMap", Operator(NodeRead)),
+        ],
+    ),
+    (
         "fleet.v1.SiteService",
         &[
             ("ListSites", Operator(NodeRead)),
@@ -141,6 +163,14 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
             ("UndoIdentityChange", Operator(NodeManage)),
             ("DeleteDevices", Operator(NodeManage)),
             ("ListRefusedDevices", Operator(NodeRead)),
+        ],
+    ),
+    (
+        "fleet.v1.DeviceDetailService",
+        &[
+            ("GetDeviceDetail", Operator(NodeRead)),
+            ("LabelDevices", Operator(NodeManage)),
+            ("SetDeviceNote", Operator(NodeManage)),
         ],
     ),
     (

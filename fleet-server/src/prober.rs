@@ -44,6 +44,8 @@ pub struct PairOrder {
     pub facts: DeviceFacts,
     /// The login to try; none finds out whether the device requires one.
     pub login: Option<PairLogin>,
+    /// Whether to try the default credentials of the make too.
+    pub try_defaults: bool,
     /// Must be asked before every connection.
     pub permit: DialPermit,
 }
@@ -70,6 +72,8 @@ pub struct PairAnswer {
     pub outcome: PairOutcome,
     /// Whether the factory password is active; none when that is unknown.
     pub default_password: Option<bool>,
+    /// Whether the device needs no login.
+    pub open: bool,
     /// Why the login failed; empty after a success.
     pub error: String,
 }

@@ -11,6 +11,8 @@ pub(crate) fn bytes32(bytes: &[u8], field: &str) -> Result<[u8; 32], RpcError> {
             "{field} has {} bytes: it must have 32",
             bytes.len()
         ))
+        .with_reason("INVALID_FIELD")
+        .with_fact("field", field)
     })
 }
 
@@ -27,6 +29,8 @@ pub(crate) fn identity_key(bytes: &[u8]) -> Result<VerifyingKey, RpcError> {
         RpcError::invalid_argument(
             "identity_pubkey is not a usable ed25519 public key: generate a new key pair",
         )
+        .with_reason("INVALID_FIELD")
+        .with_fact("field", "identity_pubkey")
     })
 }
 
@@ -40,7 +44,9 @@ pub(crate) fn encryption_key(bytes: &[u8]) -> Result<[u8; 32], RpcError> {
     }
     Err(RpcError::invalid_argument(
         "encryption_pubkey is not a usable X25519 public key: generate a new key pair",
-    ))
+    )
+    .with_reason("INVALID_FIELD")
+    .with_fact("field", "encryption_pubkey"))
 }
 
 /// Whether a little-endian number is below 2^255 - 19, the prime of both curves.

@@ -7,7 +7,8 @@ use fleet_core::{
     NodeId, OrgId, Permission, Priority, ScanId, Timestamp, enrollment::NodeState, limits,
 };
 use fleet_discovery::{
-    Exclusion, NodeChoice, Plan, PlanError, ScanRequest, estimate, plan_at_site, queue_wait,
+    Exclusion, NodeChoice, NodeProfile, OtherNode, Plan, PlanError, ScanRequest, estimate,
+    plan_at_site, queue_wait, warnings,
 };
 use fleet_inventory::BlackoutEnd;
 use fleet_registry::{Capabilities, Capability};
@@ -32,6 +33,7 @@ pub(crate) struct Start {
     pub(crate) choice: NodeChoice,
     pub(crate) request: ScanRequest,
     pub(crate) request_id: Option<String>,
+    pub(crate) name: String,
     pub(crate) priority: Priority,
     pub(crate) queueing: Queueing,
     /// Starts it in spite of the blackouts of its site.
@@ -67,6 +69,7 @@ async fn store(app: &Arc<App>, call: &OperatorCall, start: Start) -> Result<Crea
         shares: planned.shares(),
         operator: call.operator,
         request_id: start.request_id,
+        name: start.name,
         request: start.request,
         plan: planned.joint.plan,
         priority: start.priority,
@@ -99,7 +102,7 @@ fn repeated(
         return Err(RpcError::already_exists(format!(
             "this request id belongs to scan {}, whose nodes, targets or priority differ: use another request id",
             scan.id
-        )));
+        )).with_reason("REQUEST_ID_USED").with_fact("scan_id", scan.id));
     }
     Ok(CreatedScan {
         scan,
@@ -116,7 +119,7 @@ fn held_back(
     if start.override_blackout && !call.role.may(Permission::OrgAdmin) {
         return Err(RpcError::permission_denied(
             "override_blackout needs the permission `org:admin`: ask an administrator to start the scan",
-        ));
+        ).with_reason("PERMISSION_MISSING").with_fact("permission", Permission::OrgAdmin));
     }
     let Some(blackout) = blackout.filter(|_| !start.override_blackout) else {
         return Ok(start.queueing);
@@ -159,6 +162,8 @@ impl SiteBlackout {
             self.site, self.end.window, self.end.local
         ))
         .with_reason("SITE_BLACKOUT")
+        .with_fact("value", &self.site)
+        .with_fact("until", &self.end.local)
     }
 }
 
@@ -166,6 +171,8 @@ impl SiteBlackout {
 #[derive(Debug)]
 pub(crate) struct Planned {
     pub(crate) node: NodeRow,
+    /// The node, at the rate of the scan.
+    pub(crate) profile: NodeProfile,
     pub(crate) plan: Plan,
     pub(crate) blackout: Option<SiteBlackout>,
 }
@@ -178,31 +185,74 @@ pub(crate) async fn planned(
     request: &ScanRequest,
 ) -> Result<Planned, RpcError> {
     let row = app.store.node(org, node).await.answered()?;
-    let row =
-        row.ok_or_else(|| RpcError::not_found(format!("no node {node} in this organization")))?;
+    let row = row.ok_or_else(|| {
+        RpcError::not_found(format!("no node {node} in this organization"))
+            .with_reason("NODE_NOT_FOUND")
+            .with_fact("node_id", node)
+    })?;
     if row.state != NodeState::Confirmed {
         return Err(RpcError::failed_precondition(format!(
             "node {node} is not confirmed yet: compare its fingerprint {} and confirm it first",
             row.fingerprint
-        )));
+        ))
+        .with_reason("NODE_NOT_CONFIRMED")
+        .with_fact("node_id", node));
     }
-    let profile = row.hello.as_ref().map_or_else(
-        fleet_discovery::NodeProfile::upstream,
-        fleet_store::Hello::profile,
-    );
+    let profile = row
+        .hello
+        .as_ref()
+        .map_or_else(NodeProfile::upstream, fleet_store::Hello::profile);
     let site = app.store.site(org, row.site).await.answered()?;
     let exclusions = exclusions(site.as_ref())?;
     let mut plan = plan_at_site(request, &profile, &app.plan_policy(), &exclusions)
         .map_err(|error| unplanned(&row, &error))?;
     let history = app.store.scan_history(org, node).await.answered()?;
-    plan.estimate = estimate(&plan, &profile, &history.past);
+    let paced = profile.clone().at_most(request.rate);
+    plan.estimate = estimate(&plan, &paced, &history.past);
     let now = app.environment.now();
     let blackout = site.and_then(|site| SiteBlackout::of(&site, now));
     Ok(Planned {
         node: row,
+        profile: paced,
         plan,
         blackout,
     })
+}
+
+/// What can go wrong with a plan, as sentences.
+pub(crate) async fn warnings_of(
+    app: &App,
+    org: OrgId,
+    planned: &planning::Planned,
+) -> Result<Vec<String>, RpcError> {
+    let rows = app.store.list_nodes(org).await.answered()?;
+    let takes_part = |row: &NodeRow| {
+        let mut shares = planned.joint.shares.iter();
+        shares.any(|share| share.node == row.id)
+    };
+    let others = rows
+        .iter()
+        .filter(|row| row.state == NodeState::Confirmed && !takes_part(row));
+    let others: Vec<&NodeRow> = others.collect();
+    let mut all = Vec::new();
+    for (plan, node) in planned.plans() {
+        let other = |row: &&NodeRow| OtherNode {
+            same_site: row.site == node.site,
+            local_subnets: row
+                .hello
+                .as_ref()
+                .map(|hello| hello.profile().local_subnets)
+                .unwrap_or_default(),
+            name: row.name.clone(),
+        };
+        let others: Vec<OtherNode> = others.iter().map(other).collect();
+        for warning in warnings(plan, &node.profile, &others) {
+            if !all.contains(&warning) {
+                all.push(warning);
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// What a site excludes.
@@ -215,23 +265,25 @@ pub(crate) fn exclusions(site: Option<&SiteRow>) -> Result<Vec<Exclusion>, RpcEr
             "an exclude of site {} cannot be read, so nothing is scanned or paired: {error}",
             site.name
         ))
+        .with_reason("EXCLUDES_UNREADABLE")
+        .with_fact("site_id", site.id)
     })
 }
 
 /// The answer to a request without a plan. A node that is too old for it is named with what it lacks.
 fn unplanned(node: &NodeRow, error: &PlanError) -> RpcError {
-    let refusal = |text| RpcError::new(failure::code(error.code()), text);
     let Some(capability) = error.lacks() else {
-        return refusal(error.to_string());
+        return failure::plan(error);
     };
     let version = match &node.hello {
         Some(hello) if !hello.version.is_empty() => format!("has version {}", hello.version),
         Some(_) => "is an upstream node".to_owned(),
         None => "has never connected".to_owned(),
     };
-    refusal(format!(
-        "upgrade required: node {} ({version}) lacks the capability `{capability}`: {error}",
-        node.id
+    RpcError::failed_precondition(format!(
+        "upgrade required: node {} ({version}) lacks the capability `{capability}`, which an upgrade to fleetnode {} adds: {error}",
+        node.id,
+        env!("CARGO_PKG_VERSION"),
     ))
     .with_reason("UPGRADE_REQUIRED")
     .with_fact("node_id", node.id)
@@ -267,6 +319,8 @@ pub(crate) async fn get(app: &App, org: OrgId, scan: ScanId) -> Result<ScanRow, 
 /// The refusal for a scan that the organization does not have.
 pub(crate) fn unknown(scan: ScanId) -> RpcError {
     RpcError::not_found(format!("no scan {scan} in this organization"))
+        .with_reason("SCAN_NOT_FOUND")
+        .with_fact("scan_id", scan)
 }
 
 /// Cancels a scan. A connected node of ours receives the cancel and has a moment to report its results.

@@ -32,8 +32,11 @@ pub(crate) struct Wanted {
 
 /// Reads a timing, and checks that it has runs.
 pub(crate) fn timing(text: &TimingText, now: Timestamp) -> Result<Timing, RpcError> {
-    let refused =
-        |error: fleet_inventory::TimingError| RpcError::invalid_argument(error.to_string());
+    let refused = |error: fleet_inventory::TimingError| {
+        RpcError::invalid_argument(error.to_string())
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", "timing")
+    };
     let timing = Timing::parse(text).map_err(refused)?;
     timing.check(now).map_err(refused)?;
     Ok(timing)
@@ -154,6 +157,7 @@ pub(crate) async fn run_now(
             shares,
             operator: call.operator,
             request_id: None,
+            name: scan.name,
             request: scan.request,
             plan: planned.joint.plan,
             priority: Priority::Interactive,
@@ -185,6 +189,7 @@ pub(crate) async fn get(
 pub(crate) fn unknown(id: ScheduleId) -> RpcError {
     RpcError::not_found(format!("no schedule {id} in this organization"))
         .with_reason("SCHEDULE_NOT_FOUND")
+        .with_fact("schedule_id", id)
 }
 
 /// The clock that all servers share.
@@ -224,7 +229,7 @@ async fn checked(
     let next = timing.runs(basis, now).next();
     let scan = ScheduledScan {
         name: wanted.name,
-        node: planned.first()?,
+        node: planned.first,
         choice: wanted.choice,
         request: wanted.request,
         timing: timing.text(),
@@ -348,6 +353,7 @@ async fn new_scan(
         shares: planned.shares(),
         operator: row.operator,
         request_id: None,
+        name: row.scan.name.clone(),
         request: row.scan.request.clone(),
         plan: planned.joint.plan,
         priority: Priority::Scheduled,

@@ -7,9 +7,10 @@ use fleet_store::Store;
 use fleet_wire::{
     admin::FleetNodeAdminServer,
     fleet::{
-        AccountServer, AuditServer, DevicePairingServer, DeviceSearchServer, DeviceServer,
-        DirectServer, KeyServer, NodeConfirmationServer, NodeKeyServer, NodeServer, OperatorServer,
-        ResultServer, ScanServer, ScheduleServer, SiteServer,
+        AccountServer, AlertServer, AuditServer, DeviceDetailServer, DevicePairingServer,
+        DeviceSearchServer, DeviceServer, DirectServer, KeyServer, NodeConfirmationServer,
+        NodeKeyServer, NodeServer, OperatorServer, OverviewServer, ResultServer, ScanServer,
+        ScheduleServer, SiteServer,
     },
     gateway::FleetNodeGatewayServer,
     listener::ListenerCounts,
@@ -20,8 +21,8 @@ use futures::FutureExt;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::{
-    api::Api, app::App, auth::Gate, config::ServerConfig, dispatch, environment::Environment, http,
-    metrics, orders, readiness, replicas, schedules, seal, sweep,
+    alerts, api::Api, app::App, auth::Gate, changes, config::ServerConfig, dispatch,
+    environment::Environment, http, metrics, orders, readiness, replicas, schedules, seal, sweep,
 };
 
 /// How long messages of nodes are still received after the goodbye, so that their last results are stored.
@@ -66,12 +67,15 @@ impl Server {
             .mount(ScanServer::from_arc(api.clone()))
             .mount(ResultServer::from_arc(api.clone()))
             .mount(ScheduleServer::from_arc(api.clone()))
+            .mount(AlertServer::from_arc(api.clone()))
             .mount(NodeKeyServer::from_arc(api.clone()))
             .mount(NodeConfirmationServer::from_arc(api.clone()))
             .mount(NodeServer::from_arc(api.clone()))
             .mount(DeviceSearchServer::from_arc(api.clone()))
+            .mount(OverviewServer::from_arc(api.clone()))
             .mount(SiteServer::from_arc(api.clone()))
             .mount(DeviceServer::from_arc(api.clone()))
+            .mount(DeviceDetailServer::from_arc(api.clone()))
             .mount(AuditServer::from_arc(api.clone()))
             .mount(DevicePairingServer::from_arc(api.clone()))
             .mount(AccountServer::from_arc(api.clone()))
@@ -83,6 +87,9 @@ impl Server {
         work.spawn(supervise("dispatch", app.clone(), dispatch::run));
         work.spawn(supervise("sweep", app.clone(), sweep::run));
         work.spawn(supervise("schedules", app.clone(), schedules::run));
+        work.spawn(supervise("changes", app.clone(), changes::run));
+        work.spawn(supervise("alerts", app.clone(), alerts::run));
+        work.spawn(supervise("deliveries", app.clone(), alerts::deliver));
         work.spawn(supervise("orders", app.clone(), orders::run));
         work.spawn(supervise("replicas", app.clone(), replicas::run));
         work.spawn(supervise("seal", app.clone(), seal::run));

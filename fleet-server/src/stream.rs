@@ -57,12 +57,18 @@ pub(crate) async fn open(
     mut inbound: BoxStream<ControlStreamRequest>,
 ) -> Result<Reply<BoxStream<ControlStreamResponse>>, RpcError> {
     let mut opened = app.hub.open(node.node).map_err(|refused| match refused {
-        hub::OpenRefused::OfNode(_) => RpcError::resource_exhausted(refused.to_string()),
+        hub::OpenRefused::OfNode(_) => RpcError::resource_exhausted(refused.to_string())
+            .with_reason("TOO_MANY_STREAMS")
+            .with_fact("node_id", node.node),
         hub::OpenRefused::Registry(OpenRefused::TooMany(_)) => {
             RpcError::resource_exhausted(refused.to_string())
+                .with_reason("TOO_MANY_STREAMS")
+                .with_fact("node_id", node.node)
         }
         hub::OpenRefused::Registry(OpenRefused::Draining { retry_after }) => {
-            RpcError::not_active(refused.to_string()).with_retry_after(retry_after)
+            RpcError::not_active(refused.to_string())
+                .with_reason("SHUTTING_DOWN")
+                .with_retry_after(retry_after)
         }
     })?;
     let registered = Registered {
@@ -134,20 +140,22 @@ async fn hello(
     let first = tokio::select! {
         first = inbound.next() => first,
         evicted = opened.outbox.recv() => {
-            return Err(evicted.and_then(Result::err).unwrap_or_else(|| RpcError::unavailable("the stream was ended")));
+            return Err(evicted.and_then(Result::err).unwrap_or_else(|| RpcError::unavailable("the stream was ended").with_reason("STREAM_ENDED")));
         }
     };
     match first {
         Some(Ok(ControlStreamRequest {
             kind: Some(Kind::Hello(hello)),
         })) => hello.validate().map(|()| hello).map_err(RpcError::from),
-        Some(Ok(_)) => Err(RpcError::invalid_argument(
-            "the first message must be Hello",
-        )),
+        Some(Ok(_)) => Err(
+            RpcError::invalid_argument("the first message must be Hello")
+                .with_reason("HELLO_MISSING"),
+        ),
         Some(Err(error)) => Err(error),
-        None => Err(RpcError::failed_precondition(
-            "the stream ended before its Hello",
-        )),
+        None => Err(
+            RpcError::failed_precondition("the stream ended before its Hello")
+                .with_reason("HELLO_MISSING"),
+        ),
     }
 }
 
@@ -164,10 +172,14 @@ async fn claim(
     // Before the claim in the store, which would end the node's current stream for nothing.
     match app.hub.admit(connection, node.node) {
         Admission::Proceed => {}
-        Admission::Gone => return Err(RpcError::unavailable("the stream was ended")),
+        Admission::Gone => {
+            return Err(RpcError::unavailable("the stream was ended").with_reason("STREAM_ENDED"));
+        }
         Admission::Full { retry_after } => {
             let full = "this server has reached its limit of nodes, try again later";
-            return Err(RpcError::resource_exhausted(full).with_retry_after(retry_after));
+            return Err(RpcError::resource_exhausted(full)
+                .with_reason("TOO_MANY_NODES")
+                .with_retry_after(retry_after));
         }
     }
     let announced = announced(&hello);
@@ -191,10 +203,15 @@ async fn claim(
         .claim_stream(claim)
         .await
         .map_err(|error| match &error {
-            ClaimError::NotFound(_) => RpcError::not_found(error.to_string()),
+            ClaimError::NotFound(_) => RpcError::not_found(error.to_string())
+                .with_reason("NODE_NOT_ENROLLED")
+                .with_fact("node_id", node.node),
             ClaimError::Duplicate { node, hold } => {
                 tracing::warn!(%node, hold_s = hold.as_secs(), "two machines use one identity");
-                RpcError::resource_exhausted(error.to_string()).with_retry_after(*hold)
+                RpcError::resource_exhausted(error.to_string())
+                    .with_reason("DUPLICATE_IDENTITY")
+                    .with_fact("node_id", node)
+                    .with_retry_after(*hold)
             }
             ClaimError::Storage(error) => failure::storage(error),
         })?;
@@ -219,7 +236,7 @@ async fn claim(
                 )
                 .await
                 .answered()?;
-            Err(RpcError::unavailable("the stream was ended"))
+            Err(RpcError::unavailable("the stream was ended").with_reason("STREAM_ENDED"))
         }
     }
 }
@@ -316,7 +333,8 @@ impl Current {
                 self.registered.connection,
                 RpcError::unauthenticated(
                     "the session expired: open a new one with BeginAuthHandshake",
-                ),
+                )
+                .with_reason("SESSION_INVALID"),
             );
             return false;
         }
@@ -328,12 +346,14 @@ impl Current {
     }
 
     async fn handle(&mut self, kind: Kind, over: &CancellationToken) {
-        let valid = match &kind {
-            Kind::Ack(ack) => ack.validate().map_err(RpcError::from),
-            Kind::Progress(progress) => progress.validate().map_err(RpcError::from),
-            Kind::Pins(pins) => pins.validate().map_err(RpcError::from),
-            Kind::Hello(_) => Err(RpcError::invalid_argument("Hello was sent before")),
-        };
+        let valid =
+            match &kind {
+                Kind::Ack(ack) => ack.validate().map_err(RpcError::from),
+                Kind::Progress(progress) => progress.validate().map_err(RpcError::from),
+                Kind::Pins(pins) => pins.validate().map_err(RpcError::from),
+                Kind::Hello(_) => Err(RpcError::invalid_argument("Hello was sent before")
+                    .with_reason("HELLO_REPEATED")),
+            };
         if let Err(error) = valid {
             tracing::debug!(node = %self.node.node, %error, "a message of the node was dropped");
             return self.app.hub.malformed(self.registered.connection);

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::app::App;
+use crate::{alerts, app::App};
 
 /// Deadlines are minutes long, so a delay of a second is acceptable.
 const SCANS_EVERY: Duration = Duration::from_secs(1);
@@ -32,6 +32,7 @@ pub(crate) async fn run(app: Arc<App>) {
             _ = rest.tick() => {
                 sweep_rest(&app).await;
                 sweep_events(&app).await;
+                alerts::sweep(&app).await;
                 refused = sweep_refused_devices(&app, refused).await;
             }
         }

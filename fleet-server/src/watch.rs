@@ -211,9 +211,14 @@ fn differs(last: &Progress, now: &Progress) -> bool {
 impl Refusal for WatchError {
     fn refusal(self) -> RpcError {
         match &self {
-            Self::NotFound(_) => RpcError::not_found(self.to_string()),
-            Self::Ahead { .. } => RpcError::out_of_range(self.to_string()),
-            Self::Draining => RpcError::unavailable(self.to_string()),
+            Self::NotFound(scan) => RpcError::not_found(self.to_string())
+                .with_reason("SCAN_NOT_FOUND")
+                .with_fact("scan_id", scan),
+            Self::Ahead { scan, newest, .. } => RpcError::out_of_range(self.to_string())
+                .with_reason("CURSOR_AHEAD")
+                .with_fact("scan_id", scan)
+                .with_fact("limit", newest),
+            Self::Draining => RpcError::unavailable(self.to_string()).with_reason("SHUTTING_DOWN"),
             Self::Storage(error) => failure::storage(error),
         }
     }

@@ -39,8 +39,8 @@ pub struct Device {
     pub serial: Option<String>,
     /// The listening services.
     pub services: Vec<Service>,
-    /// The credentials that unlock more data. None means the factory defaults of the make. Antminer, VNish, Braiins,
-    /// Proto and SealMiner require a login.
+    /// The credentials that unlock more data. None means the factory defaults of the make. [`Make::has_login`] tells
+    /// which makes require a login.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<DeviceLogin>,
 }
@@ -64,19 +64,25 @@ impl DeviceLogin {
         Self::default_of(Make::Antminer)
     }
 
+    /// The login of the devices of the demonstration. Whatsminers accept at most 8 characters, Proto rigs at least 8.
+    pub fn demo() -> Self {
+        Self::new("root", "fleetsim")
+    }
+
     /// The default login of a make. The user name is empty if the make has none.
     pub fn default_of(make: Make) -> Self {
         match make {
             Make::Vnish => Self::new("", "admin"),
             Make::Proto => Self::new("", "proto"),
             Make::SealMiner => Self::new("seal", "seal"),
+            // The API of Whatsminers has one account.
+            Make::Whatsminer => Self::new("", "admin"),
+            Make::Auradine => Self::new("admin", "admin"),
             Make::Antminer
-            | Make::Whatsminer
             | Make::Avalon
             | Make::Braiins
             | Make::LuxOs
             | Make::Marathon
-            | Make::Auradine
             | Make::Bitaxe
             | Make::NerdAxe
             | Make::Epic

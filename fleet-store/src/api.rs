@@ -2,12 +2,15 @@
 //! database.
 
 pub(crate) mod accounts;
+pub(crate) mod alerts;
 pub(crate) mod audit;
+pub(crate) mod details;
 pub(crate) mod devices;
 pub(crate) mod direct;
 pub(crate) mod enrollment;
 pub(crate) mod error;
 pub(crate) mod operators;
+pub(crate) mod overview;
 pub(crate) mod pairing;
 pub(crate) mod removal;
 pub(crate) mod replicas;

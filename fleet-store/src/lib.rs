@@ -1,7 +1,8 @@
 //! Storage behind traits: coarse operations, each one transaction, on SQLite and PostgreSQL.
 //!
 //! Servers use [`Store`]. Its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`], [`Sites`],
-//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Results`], [`Schedules`], [`Inventory`], [`DeviceSearch`], [`Removal`],
+//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Results`], [`Schedules`], [`Inventory`], [`DeviceSearch`], [`Overview`], [`DeviceDetails`],
+//! [`Removal`],
 //! [`Pairing`], [`Direct`], [`Audit`] and [`Statistics`]. This crate
 //! contains no rules. Each transaction loads and locks rows, lets the pure crates decide, and writes their
 //! decisions. Start with [`Reports::record_report`].
@@ -14,10 +15,17 @@ pub use api::{
         Account, Accounts, BrowserSession, CreatedKey, KEYS_OF_AN_OPERATOR, KeyError, KeyScope,
         Keys, Member, MemberError, MemberSession, Members, NewKey, OperatorKey, Rotation,
     },
+    alerts::{
+        ALERT_CHANNELS_OF_A_RULE, ALERT_CHANNELS_OF_AN_ORG, ALERT_KEPT, ALERT_LEASE,
+        ALERT_RULES_OF_AN_ORG, ALERTS_WAITING, AlertChannelRow, AlertDeliveryRow,
+        AlertDeliveryState, AlertError, AlertRuleRow, AlertTarget, Alerts, LeasedAlert,
+        NewAlertChannel, NewAlertRule, UnknownDeliveryState,
+    },
     audit::{
         Actor, Audit, AuditChain, AuditEntry, AuditLink, AuditQuery, AuditResult, AuditRow,
         LinkedRecord, Principal,
     },
+    details::{AnnotateError, DeviceDetail, DeviceDetails, DeviceEvent, DeviceNote},
     devices::{
         DeviceAlias, DeviceName, DeviceRow, DeviceSighting, Inventory, RefusedDevice,
         SeparatedDevices, UndoError,
@@ -36,6 +44,7 @@ pub use api::{
         CreateKeyError, CreateOperatorError, Credential, NewBrowserSession, NewOperator,
         OpenBrowserSessionError, OperatorIdentity, Operators, PasswordHash, Proof,
     },
+    overview::{MapBlock, MapCell, Overview, OverviewCounts, SiteMap},
     pairing::{
         BindError, Bindings, BoundDevice, CancelPairingError, Changed, CreatePairingError,
         DevicePairing, ForwardedCredentials, ForwardedPairing, NewPairResults, NewPairing,
@@ -51,7 +60,7 @@ pub use api::{
     scans::{
         Ack, Acked, CancelScanError, Canceled, Completion, CreateScanError, CreatedScan, Dispatch,
         EventPage, Expired, Grace, IssuedCommand, NewScan, NewShare, Progress, Queueing,
-        ScanHistory, ScanHost, ScanRow, Scans, ShareRow, StoredEvent,
+        ScanChanges, ScanHistory, ScanHost, ScanRow, Scans, ShareRow, StoredEvent,
     },
     schedules::{
         NewSchedule, RUNS_KEPT, RunNowError, SCHEDULES_OF_AN_ORG, ScheduleChange, ScheduleError,
@@ -85,12 +94,15 @@ pub trait Store:
     + Results
     + Inventory
     + DeviceSearch
+    + Overview
+    + DeviceDetails
     + Removal
     + Bindings
     + Pairing
     + Direct
     + Audit
     + AuditChain
+    + Alerts
     + Statistics
     + std::fmt::Debug
 {

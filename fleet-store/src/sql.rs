@@ -1,7 +1,7 @@
 //! The store on SQLite and PostgreSQL, one code for both.
 //!
 //! A node's row serves as its lock. Every transaction about a node's enrollment, stream, commands, scans or
-//! reports locks it first. All transactions take locks in one order: schedule, node, invitation, command, scan, devices
+//! reports locks it first. All transactions take locks in one order: schedule, alerts of an organization, node, invitation, command, scan, devices
 //! by id, bindings, the organization's endpoints. SQLite locks the whole file instead (BEGIN IMMEDIATE).
 //!
 //! Each file implements one trait of the store. The body of an operation is in the implementation
@@ -9,14 +9,18 @@
 //! `impl` block, which is why the store has a trait for each file instead of one for all.
 
 mod accounts;
+mod alerts;
 mod audit;
+mod blocks;
 mod chain;
 mod codec;
 mod commands;
 mod completion;
 mod connect;
 mod counts;
+mod days;
 mod deadlines;
+mod details;
 mod devices;
 mod direct;
 mod dispatch;
@@ -30,9 +34,11 @@ mod inserts;
 mod ledger;
 mod locked;
 mod migration;
+mod missing;
 mod nodelay;
 mod nodes;
 mod operators;
+mod overview;
 mod pairing;
 mod prelude;
 mod refused;

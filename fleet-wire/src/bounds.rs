@@ -35,6 +35,8 @@ impl BrokenBound {
 impl From<BrokenBound> for RpcError {
     fn from(broken: BrokenBound) -> Self {
         Self::invalid_argument(broken.to_string())
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", broken.field)
     }
 }
 

@@ -7,6 +7,7 @@
 mod broken;
 mod channel;
 mod options;
+mod post;
 mod raw;
 mod stream;
 mod tls;
@@ -14,5 +15,6 @@ mod transport;
 
 pub use channel::{Channel, ChannelConfig, ChannelError};
 pub use options::CallOptions;
+pub use post::{InvalidPostUrl, Post, PostError, PostUrl, post};
 pub use stream::{Incoming, Outgoing};
 pub use tls::Roots;

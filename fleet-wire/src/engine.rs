@@ -47,8 +47,10 @@ pub fn decode_checked<M: Message + Default + Validate>(bytes: Bytes) -> Result<M
 
 fn decode_proto<M: Message + Default + Validate>(bytes: Bytes) -> Result<M, RpcError> {
     bounds::count_repeated(&bytes, M::REPEATED)?;
-    M::decode(bytes)
-        .map_err(|e| RpcError::invalid_argument(format!("the message does not decode: {e}")))
+    M::decode(bytes).map_err(|e| {
+        RpcError::invalid_argument(format!("the message does not decode: {e}"))
+            .with_reason("INVALID_MESSAGE")
+    })
 }
 
 fn decode_json<M: Wire>(bytes: &[u8]) -> Result<M, RpcError> {
@@ -58,10 +60,16 @@ fn decode_json<M: Wire>(bytes: &[u8]) -> Result<M, RpcError> {
     if body.iter().filter(|b| **b == b'{').count() > MAX_JSON_OBJECTS {
         return Err(RpcError::invalid_argument(format!(
             "the JSON message has more than {MAX_JSON_OBJECTS} objects"
-        )));
+        ))
+        .with_reason("INVALID_MESSAGE")
+        .with_fact("limit", MAX_JSON_OBJECTS));
     }
-    serde_json::from_slice(body)
-        .map_err(|e| RpcError::invalid_argument(format!("the JSON message does not decode: {e}")))
+    serde_json::from_slice(body).map_err(|e| {
+        RpcError::invalid_argument(format!("the JSON message does not decode: {e}"))
+            .with_reason("INVALID_MESSAGE")
+            .with_fact("line", e.line())
+            .with_fact("column", e.column())
+    })
 }
 
 pub(crate) fn encode<M: Wire>(
@@ -124,7 +132,7 @@ impl From<RpcError> for ConnectError {
             .iter()
             .find(|(ours, _)| *ours == error.code)
             .map_or(ErrorCode::Unknown, |(_, theirs)| *theirs);
-        let error = error.or_reason();
+        let error = error.explained();
         let mut converted = Self::new(code, error.message);
         if let Some(metadata) = error.metadata {
             converted = converted

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::Bytes;
 use http::HeaderMap;
 use prost::Message;
@@ -232,15 +233,37 @@ impl RpcError {
         info.map_or_else(BTreeMap::new, |info| info.metadata.into_iter().collect())
     }
 
-    /// States the code as the reason, unless the error has one, so that every error of a server carries a reason. An
-    /// error with its own headers and trailers is sent as it is.
-    pub(crate) fn or_reason(self) -> Self {
-        let has_reason = self.details.iter().any(|d| d.type_name == ERROR_INFO);
-        if has_reason || self.metadata.is_some() {
+    /// The error as servers send it: with the code as the reason, unless it states one, and with the retry delay as a
+    /// fact. An error with its own headers and trailers is sent as it is.
+    #[must_use]
+    pub fn explained(self) -> Self {
+        if self.metadata.is_some() {
             return self;
         }
-        let reason = self.code.as_str().to_ascii_uppercase();
-        self.with_reason(&reason)
+        let delay = self.retry_after();
+        let explained = if self.details.iter().any(|d| d.type_name == ERROR_INFO) {
+            self
+        } else {
+            let reason = self.code.as_str().to_ascii_uppercase();
+            self.with_reason(&reason)
+        };
+        match delay {
+            Some(delay) => explained.with_fact("retry_after_ms", delay.as_millis()),
+            None => explained,
+        }
+    }
+
+    /// The error as the body of a Connect response.
+    pub fn to_json(&self) -> serde_json::Value {
+        let details = self.details.iter().map(|detail| {
+            let value = STANDARD_NO_PAD.encode(&detail.value);
+            serde_json::json!({ "type": detail.type_name, "value": value })
+        });
+        serde_json::json!({
+            "code": self.code.as_str(),
+            "message": self.message,
+            "details": details.collect::<Vec<_>>(),
+        })
     }
 
     /// Decodes the first detail of this type. A detail that does not decode counts as missing.

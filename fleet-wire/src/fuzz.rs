@@ -46,6 +46,7 @@ pub fn decode_any(data: &[u8]) {
             StartScanRequest, PlanScanRequest, GetScanRequest, ListScansRequest, WatchScanRequest, CancelScanRequest, ListScanHostsRequest, ListNodesRequest,
             ListEnrollmentCodesRequest, CancelEnrollmentCodeRequest, ListDevicesRequest, WhoAmIRequest,
             GetScanDifferenceRequest, SearchDevicesRequest, GetDeviceFacetsRequest,
+            GetOverviewRequest, GetSiteMapRequest, LabelDevicesRequest, SetDeviceNoteRequest,
         },
     );
 }

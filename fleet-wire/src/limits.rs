@@ -67,7 +67,8 @@ const PAIR_RESULT: usize = FIELD
     + text(4_096)
     + FIELD
     + FIELD
-    + 2 * bytes(4_096);
+    + 2 * bytes(4_096)
+    + FIELD;
 const PAIRED: usize = MAX_REPORT * PAIR_RESULT + text(128);
 /// An ack is the largest message of a stream. Twice its size is read, so that an ack past its bounds can be dropped and
 /// counted instead of ending the stream.
@@ -82,7 +83,7 @@ const CONTROL: usize = 2
         + 64 * text(512));
 const DISCOVER: usize = FIELD + MAX_LIST * text(255) + MAX_PORTS * text(255);
 const SCAN: usize = SMALL + DISCOVER;
-const CREDENTIALS: usize = FIELD + 2 * text(1_024);
+const CREDENTIALS: usize = 2 * FIELD + 2 * text(1_024);
 const SELECTION: usize = SMALL + MAX_REPORT * text(255) + CREDENTIALS;
 
 const _: () = assert!(

@@ -86,6 +86,7 @@ impl fmt::Debug for pairing::Credentials {
         f.debug_struct("Credentials")
             .field("username", &Hidden(self.username.len()))
             .field("password", &self.password.as_ref().map(|p| Hidden(p.len())))
+            .field("try_defaults", &self.try_defaults)
             .finish()
     }
 }

@@ -6,6 +6,7 @@ The service and the client of the suite are in `tests/conformance`; the runner i
 
 import re
 import subprocess
+from pathlib import Path
 
 import peers
 from world import BINARIES, program
@@ -13,11 +14,15 @@ from world import BINARIES, program
 FOLDER = peers.ROOT / "tests/conformance"
 
 
+def report(tmp_path, mode: str, suite: Path, *arguments) -> subprocess.CompletedProcess:
+    """Runs the suite in a mode of the runner."""
+    command = [peers.conformance_runner(), "--conf", suite, "--mode", mode, *arguments]
+    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+
+
 def passed(tmp_path, mode: str, suite: str, known: str, *program_and_arguments) -> int:
     """Runs the suite in a mode of the runner, and returns how many cases have passed."""
-    runner = peers.conformance_runner()
-    command = [runner, "--conf", FOLDER / suite, "--mode", mode, "--known-failing", f"@{FOLDER / known}", "--", *program_and_arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    done = report(tmp_path, mode, FOLDER / suite, "--known-failing", f"@{FOLDER / known}", "--", *program_and_arguments)
     summary = re.findall(r"^(?:Total cases: \d+|\d+ passed, .*|\(Another .*)$", done.stdout + done.stderr, re.MULTILINE)
     print("\n".join(summary))
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
@@ -26,6 +31,24 @@ def passed(tmp_path, mode: str, suite: str, known: str, *program_and_arguments) 
 
 def test_the_server_passes_the_conformance_suite_except_for_the_listed_cases(tmp_path):
     assert passed(tmp_path, "server", "suite.yaml", "known-failing.txt", program("fleet-conformance")) > 1500
+
+
+def test_every_client_stream_of_the_suite_is_answered_with_a_clean_unimplemented(tmp_path):
+    """The project's protocol has no client streams. The suite's clients expect an answer, so that the cases fail, but each
+    of them must get UNIMPLEMENTED as an error of its own protocol."""
+    suite = tmp_path / "client-streams.yaml"
+    everything = (FOLDER / "suite.yaml").read_text()
+    kinds = re.search(r"(?<=  streamTypes:\n)(    - STREAM_TYPE_\w+\n)+", everything)[0]
+    suite.write_text(everything.replace(kinds, "    - STREAM_TYPE_CLIENT_STREAM\n"))
+    printed = report(tmp_path, "server", suite, "--", program("fleet-conformance")).stdout
+    (total,) = re.findall(r"^Total cases: (\d+)$", printed, re.MULTILINE)
+    assert int(total) > 600, printed[-2000:]
+    _, *failures = re.split(r"^FAILED: ", printed.partition("\nTotal cases:")[0], flags=re.MULTILINE)
+    assert len(failures) >= int(total) - 1, (total, len(failures))
+    unclean = [failure for failure in failures if not re.search(r"12 \(unimplemented\)|CODE_UNIMPLEMENTED", failure)]
+    assert not unclean, "\n".join(unclean[:5])
+    for protocol in ("CONNECT", "GRPC", "GRPC_WEB"):
+        assert any(f"Protocol:PROTOCOL_{protocol}/" in failure for failure in failures), protocol
 
 
 def test_the_client_passes_the_conformance_suite_except_for_the_listed_cases(tmp_path):

@@ -64,6 +64,10 @@ def test_a_driver_is_asked_about_silent_addresses_only_if_the_node_allows_it(tmp
             node = world.run_node(name, "--plugin-dir", plugins, *flags)
             world.until_connected(count)
             eventually("the plugin", lambda: node.logged("a plugin is serving"))
+            # The server sends the addresses of a network as a list, too: that one is not explicit.
+            scan_id = world.start_scan(node_id, "", request={"nmap": {"target": "127.0.0.84/30"}})
+            assert world.finished(scan_id)["state"] == "SCAN_STATE_COMPLETED", node.tail()
+            assert world.call("fleet.v1.DeviceService/ListDevices").get("devices", []) == [], node.tail()
             scan_id = world.start_scan(node_id, "", request={"ip_list": {"ip_addresses": ["127.0.0.86", "127.0.0.87"]}})
             scan = world.finished(scan_id)
             assert scan["state"] == "SCAN_STATE_COMPLETED", (scan, node.tail())

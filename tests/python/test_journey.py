@@ -178,10 +178,7 @@ def start_a_scan(page: Journey, targets: str, ports: str) -> None:
     page.click("a[href='#/scans']")
     page.click("#new-scan")
     check_refuses(page, "8.8.8.8")
-    several = len(targets.replace(",", " ").split()) > 1
-    if several:
-        page.click("label[for=mode-list]")
-    page.type("#list" if several else "#target", targets)
+    page.type("#target", targets)
     page.type("#ports", ports)
     page.find("#check.check-good:not(.check-stale)")
     planned = page.find("#check .figure strong").text

@@ -17,7 +17,7 @@ SCAN = "01a22a65-8f36-7b3a-83fc-a9ff3cbaad4f"
 OTHER = "01a22a65-8f36-7b3a-83fc-a9ff3cbaad50"
 WIDTHS = [1440, 390, 320]
 CHANGES = f"#/scans/{SCAN}/changes/moved"
-VIEWS = ["#/scans", "#/scans/new", f"#/scans/{SCAN}", CHANGES, "#/devices", "#/nodes", "#/nodes/enroll", "#/nodes/8/confirm", "#/sites", "#/audit", "#/people", "#/account"]
+VIEWS = ["#/", "#/scans", "#/scans/new", f"#/scans/{SCAN}", CHANGES, "#/devices", "#/devices/1", "#/nodes", "#/nodes/enroll", "#/nodes/8/confirm", "#/sites", "#/alerts", "#/audit", "#/people", "#/account"]
 HOSTILE = "\u202eevil <img src=x onerror='window.hacked=1'> `code` ‮‭"
 """Right-to-left overrides, markup and backticks."""
 LONG_ADDRESS = "fd12:3456:789a:bcde:1234:5678:9abc:def0"
@@ -202,8 +202,8 @@ def test_a_scan_is_repeated_after_a_preview_of_its_runs(server, page):
     page.open("#/scans/new")
     page.until("the nodes", lambda: "barn-2" in page.text())
     page.find("#target").send_keys("10.2.0.0/22")
-    page.find("#repeat").click()
-    page.find("#schedule-name").send_keys("nightly")
+    page.click("label[for=repeat]")
+    page.find("#scan-name").send_keys("nightly")
     page.find("#schedule-when").send_keys("30 2 * * *")
     page.shows("2026-03-29 03:00 (+02:00)", "Create schedule")
     page.until("the form", lambda: page.find("#start-scan").is_enabled())
@@ -257,7 +257,7 @@ def test_a_scan_of_a_subnet_that_the_node_chose_shows_unknown_targets(server, pa
     server.replies["ScanService/ListScans"] = {"scans": [unknown]}
     server.replies["ScanService/GetScan"] = {"scan": unknown}
     page.open("#/scans")
-    page.shows("3 / unknown")
+    page.shows("3 of an unknown number")
     page.open(f"#/scans/{SCAN}")
     page.shows("in an unknown number of targets", "The node chose the addresses")
 
@@ -298,13 +298,15 @@ def test_relative_times_update_live(server, page):
 @pytest.mark.parametrize("view", VIEWS)
 def test_every_view_recovers_after_an_outage(server, page, view):
     server.replies["DeviceSearchService/SearchDevices"] = {"devices": [device(1)]}
+    server.replies["DeviceDetailService/GetDeviceDetail"] = {"device": device(1)}
     server.replies["NodeService/ListNodes"] = {"nodes": [node(), node(8, enrollment="awaiting_confirmation", pendingEnrollmentId="3", name="barn-3")]}
     server.replies["AuditService/ListAudit"] = {"records": [{"seq": "1", "at": ago(5), "actor": "operator", "actorName": "ops@example.org", "action": "scan.start", "subject": "node 7"}]}
     server.replies["KeyService/ListKeys"] = {"keys": [{"keyId": "1", "name": "nightly"}]}
     server.replies["SiteService/ListSites"] = {"sites": [site()]}
+    server.replies |= alert_replies()
     content = {
-        "#/scans": "10.2.0.0/22", "#/scans/new": "barn-2", f"#/scans/{SCAN}": "10.2.0.0/22", CHANGES: "10.2.0.0/22", "#/devices": "Antminer S19", "#/nodes": "barn-2",
-        "#/nodes/enroll": "Create code", "#/nodes/8/confirm": "requests enrollment", "#/sites": "barn", "#/audit": "scan.start", "#/people": "nightly", "#/account": "nightly",
+        "#/": "barn", "#/scans": "10.2.0.0/22", "#/scans/new": "barn-2", f"#/scans/{SCAN}": "10.2.0.0/22", CHANGES: "10.2.0.0/22", "#/devices": "Antminer S19", "#/devices/1": "Antminer S19", "#/nodes": "barn-2",
+        "#/nodes/enroll": "Create code", "#/nodes/8/confirm": "requests enrollment", "#/sites": "barn", "#/alerts": "2 new devices", "#/audit": "scan.start", "#/people": "nightly", "#/account": "nightly",
     }[view]
     page.open("#/account" if view != "#/account" else "#/scans")
     page.find("#sign-out")
@@ -390,9 +392,13 @@ def test_foreign_texts_are_isolated_and_never_markup(server, page):
         "ScanService/ListScans": {"scans": [scan(nodeName=HOSTILE, request={"nmap": {"target": HOSTILE}})]},
         "ScanService/GetScan": {"scan": scan(nodeName=HOSTILE, startedBy=HOSTILE, request={"nmap": {"target": HOSTILE}})},
         "DeviceSearchService/SearchDevices": {"devices": [device(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE, scheme="javascript", evidence=HOSTILE, pairingError=HOSTILE, boundToFleetNodeId="7", aliases=[alias])]},
+        "DeviceDetailService/GetDeviceDetail": {"device": device(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE, evidence=HOSTILE, labels=[HOSTILE]), "events": [{"kind": "firmware", "former": HOSTILE, "became": HOSTILE, "at": ago(5)}], "note": {"text": HOSTILE, "author": HOSTILE}},
         "DeviceService/ListRefusedDevices": {"devices": [{**device(2), "identifier": HOSTILE, "reason": HOSTILE, "remedy": "Unpair it first", "count": 3}]},
         "ScheduleService/ListSchedules": {"schedules": [schedule(name="x" * 64, missed="2", lastScanId=SCAN)]},
         "SiteService/ListSites": {"sites": [site(name=HOSTILE, excludes=[exclude(reason=HOSTILE, createdBy=HOSTILE)])]},
+        "AlertService/ListAlertDeliveries": {"deliveries": [delivery(title=HOSTILE, items=[HOSTILE], channelName=HOSTILE, rule=HOSTILE, answer=HOSTILE, state="failed")]},
+        "AlertService/ListAlertRules": {"rules": [alert_rule(name=HOSTILE)]},
+        "AlertService/ListAlertChannels": {"channels": [alert_channel(name=HOSTILE, target=HOSTILE)]},
         "AuditService/ListAudit": {"records": [{"seq": "1", "at": ago(5), "actorName": HOSTILE, "action": "scan.start", "subject": HOSTILE, "refusal": HOSTILE}]},
         "KeyService/ListKeys": {"keys": [{"keyId": "1", "name": HOSTILE}]},
         "AccountService/ListSessions": {"sessions": [{"sessionId": "1", "createdAt": ago(5), "userAgent": HOSTILE}]},
@@ -414,7 +420,7 @@ def test_foreign_texts_are_isolated_and_never_markup(server, page):
               if (text.includes('\\u202e') && !parent.closest('bdi') && !isolated && parent.tagName !== 'TITLE') loose.push(parent.outerHTML.slice(0, 300));
             }
             for (const element of document.querySelectorAll('[title], [aria-label]')) {
-              for (const text of [element.title, element.getAttribute('aria-label') ?? '']) {
+              for (const text of [element.title ?? '', element.getAttribute('aria-label') ?? '']) {
                 if (text.includes('\\u202e') && !text.includes('\\u2068')) loose.push(text);
               }
             }
@@ -422,6 +428,84 @@ def test_foreign_texts_are_isolated_and_never_markup(server, page):
         """)
         assert loose == [], view
         assert page.script("return [window.hacked ?? null, document.querySelectorAll('main img').length, window.violations.length]") == [None, 0, 0], view
+
+
+def delivery(**fields) -> dict:
+    return {
+        "deliveryId": OTHER, "channelName": "operations", "rule": "new devices", "event": "device.new", "title": "2 new devices at barn",
+        "items": ["Bitmain S19 at 10.2.0.5:80", "Bitmain S19 at 10.2.0.6:80"], "count": "2", "state": "delivered", "attempts": 1,
+        "answer": "HTTP 204", "createdAt": ago(60), "endedAt": ago(59), "scanId": SCAN, "fleetNodeId": "7", **fields,
+    }
+
+
+def alert_rule(**fields) -> dict:
+    spec = {"name": "new devices", "event": "device.new", "channelIds": ["1"], "timeZone": "UTC", **fields}
+    return {"ruleId": "4", "spec": spec, "createdAt": ago(9_000)}
+
+
+def alert_channel(**fields) -> dict:
+    return {"channelId": "1", "name": "operations", "kind": "webhook", "target": "https://hooks.example.org", "createdAt": ago(9_000), **fields}
+
+
+def alert_replies() -> dict:
+    failed = delivery(deliveryId=SCAN, title="Node barn-2 is silent", items=[], event="node.silent", rule="silent", state="failed", attempts=21, answer="HTTP 500")
+    waiting = delivery(deliveryId="0199d2c0-5b1e-7c3a-9f00-1234567890ab", title="1 missing device at barn", state="waiting", attempts=2, answer="no answer within 10 s", dueAt=ago(-300))
+    silent = {**alert_rule(name="silent", event="node.silent", threshold=10, quietHours="22:00-06:00", disabled=True), "ruleId": "5"}
+    return {
+        "AlertService/ListAlertDeliveries": {"deliveries": [failed, waiting, delivery()]},
+        "AlertService/ListAlertRules": {"rules": [alert_rule(), silent]},
+        "AlertService/ListAlertChannels": {"channels": [alert_channel()], "emailAvailable": True},
+    }
+
+
+def test_an_administrator_manages_alerts(server, page):
+    server.replies |= alert_replies()
+    page.open("#/alerts")
+    page.shows("2 new devices at barn", "Delivered", "Failed", "HTTP 500", "Retrying", "2 attempts", "No answer within 10 s")
+    page.shows("Node silent for 10 minutes, not 22:00-06:00 (UTC)", "Off", "https://hooks.example.org")
+    assert len(page.browser.find_elements("css selector", "#alert-deliveries .entry > button:not([hidden])")) == 1, "only the failed one is retried"
+    page.click(f"[data-delivery='{SCAN}'] > button")
+    page.until("a retry", lambda: sent(server, "AlertService/RetryAlertDelivery") == [{"deliveryId": SCAN}])
+    page.click("[data-channel='1'] button")
+    page.until("a test", lambda: sent(server, "AlertService/TestAlertChannel") == [{"channelId": "1"}])
+
+    server.replies["AlertService/CreateAlertChannel"] = {"channel": alert_channel(name="new"), "signingSecret": "whsec_abc"}
+    page.click("#create-channel")
+    page.shows("Enter the name and the receiver")
+    page.type("#channel-name", "new")
+    page.type("#channel-target", "https://hooks.example.org/secret")
+    page.click("#create-channel")
+    page.shows("whsec_abc", "shown only once")
+    assert sent(server, "AlertService/CreateAlertChannel") == [{"name": "new", "webhookUrl": "https://hooks.example.org/secret"}]
+
+    page.type("#rule-name", "lost")
+    page.find("#rule-event option[value='device.missing']").click()
+    page.type("#rule-quiet", "22:00-06:00")
+    page.click("fieldset label")
+    page.click("#create-rule")
+    page.until("a rule", lambda: sent(server, "AlertService/CreateAlertRule"))
+    spec = sent(server, "AlertService/CreateAlertRule")[0]["spec"]
+    assert spec.pop("timeZone")
+    assert spec == {"name": "lost", "event": "device.missing", "threshold": 2, "channelIds": ["1"], "quietHours": "22:00-06:00"}
+
+    page.click("[data-rule='5'] button")
+    page.until("a change", lambda: sent(server, "AlertService/UpdateAlertRule"))
+    changed = sent(server, "AlertService/UpdateAlertRule")[0]
+    assert (changed["ruleId"], changed["spec"]["name"], changed["spec"]["disabled"]) == ("5", "silent", False)
+    page.click("[data-rule='4'] .button-quiet-danger")
+    page.click("#dialog-action")
+    page.until("a deletion", lambda: sent(server, "AlertService/DeleteAlertRule") == [{"ruleId": "4"}])
+    page.click("[data-channel='1'] .button-quiet-danger")
+    page.click("#dialog-action")
+    page.until("a deletion", lambda: sent(server, "AlertService/DeleteAlertChannel") == [{"channelId": "1"}])
+
+
+def test_an_operator_reads_alerts_without_the_actions(server, page):
+    server.session = {**server.session, "role": "operator", "permissions": ["fleetnode:read", "fleetnode:manage", "miner:pair"]}
+    server.replies |= alert_replies()
+    page.open("#/alerts")
+    page.shows("2 new devices at barn", "operations")
+    assert page.script("return [...document.querySelectorAll('main button, main form')].filter((one) => one.checkVisibility()).length") == 0
 
 
 def pairing_replies(server) -> None:
@@ -518,7 +602,8 @@ def test_a_device_is_deleted_with_a_reason(server, page):
     server.replies["DeviceService/DeleteDevices"] = delete
     page.open("#/devices")
     page.shows("Antminer S19")
-    page.click(f"[data-key='1'] button[aria-label*='Delete']")
+    page.click("[data-key='1'] .row-box")
+    page.click("#delete-selected")
     page.click("#dialog-action")
     assert page.browser.find_elements("css selector", "dialog"), "a reason is required"
     page.type("dialog input", "sold")
@@ -528,7 +613,7 @@ def test_a_device_is_deleted_with_a_reason(server, page):
     server.session["permissions"] = ["fleetnode:read"]
     page.open("#/devices")
     page.shows("Antminer S19")
-    assert not page.browser.find_elements("css selector", "button[aria-label*='Delete']")
+    assert not page.browser.find_elements("css selector", "#delete-selected, .row-box"), "a viewer selects nothing"
 
 
 def test_a_node_is_renamed_in_a_dialog(server, page):
@@ -577,6 +662,26 @@ def test_pairing_shows_first_the_pairable_devices_and_then_results_by_reason(ser
     page.until("the focus on Close", lambda: page.focused() == "Close")
     page.click("dialog .actions button")
     page.until("the focus back on the page", lambda: page.focused() == "Pair all unpaired")
+
+
+def test_default_passwords_are_tried_only_on_request_and_open_devices_are_shown_so(server, page):
+    pairing_replies(server)
+    server.replies["DeviceSearchService/SearchDevices"] = {"devices": [device(1, pairingStatus="OPEN", boundToFleetNodeId="7"), device(2)]}
+    results = [{"deviceIdentifier": "mac:02:00:5E:10:00:01", "pairingStatus": "PAIRING_STATUS_PAIRED", "open": True}]
+    results += [{"deviceIdentifier": "mac:02:00:5E:10:00:02", "pairingStatus": "PAIRING_STATUS_DEFAULT_PASSWORD"}]
+    server.replies["DevicePairingService/StartPairing"] = {"pairingId": "p1"}
+    ended = {"pairingId": "p1", "targets": "2", "done": "2", "ended": True, "code": "ok"}
+    server.replies["DevicePairingService/GetPairing"] = lambda request: {"pairing": ended, "results": results if request["after"] == "0" else [], "nextCursor": "2"}
+    page.open("#/devices")
+    page.shows("Open")
+    page.find("#device-node").find_element("css selector", "option[value='7']").click()
+    page.click("#pair-all")
+    page.shows("6 of 12 devices can be paired", "Some devices lock their login after several refused passwords.")
+    page.click("dialog input[type=checkbox]")
+    page.shows("8 of 12 devices can be paired")
+    page.click("dialog button[type=submit]")
+    page.shows("Done: 2 of 2 devices tried", "1 Open", "1 Default password")
+    assert sent(server, "DevicePairingService/StartPairing")[-1]["credentials"] == {"username": "root", "tryDefaults": True}
 
 
 def test_focus_continues_at_the_row_after_a_dialog(server, page):
@@ -664,7 +769,10 @@ def full(server) -> None:
         "ScanService/GetScan": {"scan": scan(request={"ipRange": {"startIp": LONG_ADDRESS, "endIp": LONG_ADDRESS}})},
         "DeviceSearchService/SearchDevices": {"devices": [device(1, **long), device(2, boundToFleetNodeId="7", pairingStatus="PAIRED")], "nextCursor": "2:"},
         "DeviceSearchService/GetDeviceFacets": {"total": "2", "models": [{"value": long["model"], "count": "1"}, {"value": "Antminer S19", "count": "1"}], "pairing": [{"value": "PAIRED", "count": "1"}, {"value": "UNPAIRED", "count": "1"}]},
+        "DeviceDetailService/GetDeviceDetail": {"device": device(1, **long, labels=["x" * 32] * 16, missingSince=ago(60)), "ports": list(range(4000, 4040)), "events": [{"kind": "address", "former": f"[{LONG_ADDRESS}]:65535", "became": f"[{LONG_ADDRESS}]:65534", "at": ago(5)}]},
         "DeviceService/ListRefusedDevices": {"devices": [{**device(2, **long), "reason": "it belongs to node 8", "remedy": "Revoke node 8", "count": 3}]},
+        "OverviewService/GetOverview": {"devices": "1234567", "newToday": "99999", "missing": "65536", "needPassword": "1234567", "nodesOffline": "64", "scansRunning": "1", "days": [{"date": "2026-03-29", "seen": "1234567"}, {"date": "2026-03-30", "added": "7"}]},
+        "OverviewService/GetSiteMap": {"blocks": [{"network": "10.255.255.0/24", "outcomes": "BAQDAgEABQY="}], "total": "1", "nextCursor": "10.255.255.0/24"},
         "AuditService/ListAudit": {"records": [{"seq": str(number), "at": ago(5), "actorName": "a.long.address@mail.example.org", "fromAddress": LONG_ADDRESS, "action": "operator.call", "subject": "fleet.v1.OperatorService/ListOperators", "refusal": "this needs the permission org:admin"} for number in range(1, 4)], "nextBefore": "1"},
         "AuditService/GetAuditHead": {"seq": "3", "hash": "qrvM3aq7zN2qu8zdqrvM3aq7zN2qu8zdqrvM3aq7zN0="},
         "KeyService/ListKeys": {"keys": [{"keyId": "1", "name": "x" * 64, "lastUsedAt": ago(50)}]},
@@ -678,6 +786,7 @@ def full(server) -> None:
 
 def test_no_view_is_wider_than_the_window_and_no_number_breaks(server, page):
     full(server)
+    server.replies["SiteService/ListSites"] = {"sites": [site(name="x" * 255)]}
     for width in WIDTHS:
         page.size(width)
         for view in VIEWS:
@@ -712,6 +821,7 @@ def test_no_view_is_wider_than_the_window_and_no_number_breaks(server, page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_accessibility_defect(server, page, scheme):
+    server.replies |= alert_replies()
     server.replies["SiteService/ListSites"] = {"sites": [site(blackoutUntil=ago(-600))]}
     axe = os.environ.get("FLEET_AXE") or pytest.skip("FLEET_AXE is not set: accessibility is not tested")
     source = Path(axe).read_text()

@@ -100,6 +100,8 @@ pub(crate) enum Format {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Show counts of devices, nodes and scans, the last 30 days, or the map of a site.
+    Overview(crate::overview::Arguments),
     /// Manage nodes and their enrollment.
     #[command(subcommand)]
     Nodes(Nodes),
@@ -112,6 +114,9 @@ pub(crate) enum Command {
     /// Repeat scans at set times.
     #[command(subcommand)]
     Schedule(Schedule),
+    /// Manage alerts: rules, channels and deliveries.
+    #[command(subcommand)]
+    Alerts(Alerts),
     /// List, pair and bind devices of the inventory.
     #[command(subcommand)]
     Devices(Devices),
@@ -392,6 +397,14 @@ pub(crate) enum Scan {
         /// Id of the scan.
         scan: String,
     },
+    /// Start a scan of the same targets as an earlier one, and watch it.
+    Again {
+        /// Id of the earlier scan.
+        scan: String,
+        /// Print the scan and exit without watching it.
+        #[arg(long)]
+        no_watch: bool,
+    },
     /// Show what changed since the previous scan of the same targets, or since another scan.
     Diff(difference::Arguments),
     /// List the hosts that answered a scan and that no driver identified, each with the command that records it.
@@ -404,6 +417,103 @@ pub(crate) enum Scan {
         /// Id of the scan.
         scan: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Alerts {
+    /// List the rules by name.
+    Rules,
+    /// Create a rule. Needs org:admin.
+    CreateRule(AlertRuleArgs),
+    /// Replace the content of a rule. Needs org:admin.
+    UpdateRule {
+        /// Id or name of the rule.
+        rule: String,
+        #[command(flatten)]
+        new: AlertRuleArgs,
+    },
+    /// Delete a rule. Its waiting messages are sent. Needs org:admin.
+    DeleteRule {
+        /// Id or name of the rule.
+        rule: String,
+    },
+    /// List the channels by name.
+    Channels,
+    /// Create a channel and print the signing secret of a webhook, which is not shown again. Needs org:admin.
+    CreateChannel {
+        /// Name of the channel, unique in the organization.
+        #[arg(long)]
+        name: String,
+        /// URL to which messages are sent.
+        #[arg(
+            long,
+            value_name = "URL",
+            required_unless_present = "email",
+            conflicts_with = "email"
+        )]
+        webhook: Option<String>,
+        /// Address to which messages are sent.
+        #[arg(long, value_name = "ADDRESS")]
+        email: Option<String>,
+    },
+    /// Delete a channel. Its waiting messages fail. Needs org:admin.
+    DeleteChannel {
+        /// Id or name of the channel.
+        channel: String,
+    },
+    /// Send a test message to a channel. Needs org:admin.
+    Test {
+        /// Id or name of the channel.
+        channel: String,
+    },
+    /// List messages and their deliveries, newest first.
+    Deliveries {
+        /// Only this state: waiting, delivered or failed.
+        #[arg(long)]
+        state: Option<String>,
+        /// Number of deliveries, at most 200.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=200))]
+        limit: u32,
+        /// Only deliveries before this one.
+        #[arg(long, value_name = "DELIVERY")]
+        before: Option<String>,
+    },
+    /// Send a failed message again, for another 24 hours. Needs org:admin.
+    Retry {
+        /// Id of the delivery.
+        delivery: String,
+    },
+}
+
+/// The content of a rule.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct AlertRuleArgs {
+    /// Name of the rule, unique in the organization.
+    #[arg(long)]
+    pub(crate) name: String,
+    /// device.new, device.missing, device.moved, device.firmware, node.silent or scan.failed.
+    #[arg(long)]
+    pub(crate) event: String,
+    /// Scans in a row (device.missing) or minutes (node.silent) [default: 2 scans, 10 minutes]
+    #[arg(
+        long,
+        default_value_t = 0,
+        hide_default_value = true,
+        value_name = "NUMBER"
+    )]
+    pub(crate) threshold: u32,
+    /// Id or name of a channel that receives the messages; repeatable.
+    #[arg(long = "channel", value_name = "CHANNEL")]
+    pub(crate) channels: Vec<String>,
+    /// Window in which messages wait, such as "22:00-06:00"; repeatable.
+    #[arg(long = "quiet", value_name = "WINDOW")]
+    pub(crate) quiet: Vec<String>,
+    /// IANA name of the time zone of the quiet hours, such as Europe/Berlin.
+    #[arg(long, default_value = "UTC", value_name = "ZONE")]
+    pub(crate) zone: String,
+    /// Store the rule without notifying.
+    #[arg(long)]
+    pub(crate) disabled: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -504,6 +614,14 @@ pub(crate) struct Targets {
         value_delimiter = ','
     )]
     pub(crate) ports: Vec<String>,
+    /// Maximum number of probes per second [default: the rate of the node].
+    #[arg(
+        long,
+        default_value_t = 0,
+        hide_default_value = true,
+        value_name = "NUMBER"
+    )]
+    pub(crate) rate: u32,
     /// Treat a single TARGET as an entry of a list instead of a target expression.
     #[arg(long)]
     pub(crate) list: bool,
@@ -533,6 +651,14 @@ pub(crate) struct Start {
     /// Identifies the request: repeating it does not start a second scan [default: random].
     #[arg(long, value_name = "TEXT")]
     pub(crate) request_id: Option<String>,
+    /// Name of the scan in lists.
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "TEXT"
+    )]
+    pub(crate) name: String,
     /// Maximum time that the scan waits for its node, in seconds [default: 24 h].
     #[arg(long, value_name = "SECONDS")]
     pub(crate) queue_for: Option<i64>,
@@ -567,6 +693,10 @@ pub(crate) struct Login {
     /// Without a password, the command finds out which devices need one.
     #[arg(long, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,
+    /// Also try the default passwords of the make, each once, at most three per device. Some devices lock their login after several
+    /// refused passwords.
+    #[arg(long)]
+    pub(crate) try_defaults: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -613,6 +743,30 @@ pub(crate) enum Devices {
         #[arg(long)]
         yes: bool,
     },
+    /// Show what happened to a device, its open ports and its note.
+    History {
+        /// Id of the device.
+        device: i64,
+    },
+    /// Add or remove labels of devices, of all or none.
+    Label {
+        /// Ids of the devices, at most 256.
+        #[arg(required = true, value_name = "DEVICE")]
+        devices: Vec<i64>,
+        /// Label to add, such as rack-7; can be repeated.
+        #[arg(long, value_name = "LABEL")]
+        add: Vec<String>,
+        /// Label to remove; can be repeated.
+        #[arg(long, value_name = "LABEL", required_unless_present = "add")]
+        remove: Vec<String>,
+    },
+    /// Replace the note of a device.
+    Note {
+        /// Id of the device.
+        device: i64,
+        /// The note, at most 2,000 characters; an empty text deletes it.
+        text: String,
+    },
     /// Undo a merge of two devices. Later reports do not merge them again.
     Undo {
         /// Number of the change in the output of `devices show`.
@@ -636,8 +790,11 @@ pub(crate) enum Devices {
     /// Pair devices of a node. The credentials are tried once on each device.
     Pair {
         /// Ids or identifiers of devices that the node found.
-        #[arg(required = true, value_name = "DEVICE")]
+        #[arg(required_unless_present = "search", value_name = "DEVICE")]
         devices: Vec<String>,
+        /// Pair the devices of the node that match, such as "model:S19 pairing:failed".
+        #[arg(long, value_name = "TERMS", conflicts_with = "devices")]
+        search: Option<String>,
         #[command(flatten)]
         how: PairOn,
     },
@@ -654,8 +811,23 @@ pub(crate) enum Devices {
     /// Unpair devices: remove their binding and delete their stored credentials.
     Unpair {
         /// Ids of the devices.
-        #[arg(required = true, value_name = "DEVICE")]
+        #[arg(required_unless_present = "search", value_name = "DEVICE")]
         devices: Vec<i64>,
+        /// Unpair the devices that match, such as "site:barn pairing:paired".
+        #[arg(long, value_name = "TERMS", conflicts_with = "devices")]
+        search: Option<String>,
+        /// Skip the confirmation of --search.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Scan the addresses of devices again, each from the node that found it. Prints the scans.
+    Rescan {
+        /// Ids of the devices.
+        #[arg(required_unless_present = "search", value_name = "DEVICE")]
+        devices: Vec<i64>,
+        /// Scan the devices that match, such as "seen:>1d".
+        #[arg(long, value_name = "TERMS", conflicts_with = "devices")]
+        search: Option<String>,
     },
 }
 

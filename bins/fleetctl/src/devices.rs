@@ -14,10 +14,11 @@ use fleet_wire::{
 use crate::{
     ask::agreed,
     cli::{Devices, Format},
+    details,
     failure::Failure,
     nodes,
     output::{self, Rows},
-    pair, search,
+    pair, scans, search,
     server::Server,
     times,
 };
@@ -47,6 +48,13 @@ pub(crate) async fn run(server: &Server, format: Format, command: Devices) -> Re
                 .delete_devices(&request, server.call()?)
                 .await?;
         }
+        Devices::History { device } => details::history(server, format, device).await?,
+        Devices::Label {
+            devices,
+            add,
+            remove,
+        } => details::label(server, devices, add, remove).await?,
+        Devices::Note { device, text } => details::note(server, device, text).await?,
         Devices::Undo { change } => {
             let request = UndoIdentityChangeRequest {
                 identity_change_id: change,
@@ -75,12 +83,50 @@ pub(crate) async fn run(server: &Server, format: Format, command: Devices) -> Re
                     .await?;
             }
         }
-        Devices::Pair { devices, how } => {
-            return pair::run(server, format, &devices, false, &how).await;
+        Devices::Pair {
+            devices,
+            search,
+            how,
+        } => {
+            let names = match search {
+                None => devices,
+                Some(terms) => {
+                    let node = nodes::resolve(server, &how.node).await?;
+                    let found = search::matching(server, node, terms).await?;
+                    found.into_iter().map(|device| device.identifier).collect()
+                }
+            };
+            return pair::run(server, format, &names, false, &how).await;
         }
         Devices::PairAll { how } => return pair::run(server, format, &[], true, &how).await,
         Devices::CancelPairing { pairing } => return pair::cancel(server, pairing).await,
-        Devices::Unpair { devices } => {
+        Devices::Rescan { devices, search } => {
+            let chosen = search::chosen(server, devices, search).await?;
+            scans::rescan(server, format, &chosen).await?
+        }
+        Devices::Unpair {
+            devices,
+            search,
+            yes,
+        } => {
+            let devices = match search {
+                None => devices,
+                Some(terms) => {
+                    let found = search::matching(server, 0, terms).await?;
+                    let bound = |device: &Device| {
+                        device.bound_to_server || device.bound_to_fleet_node_id != 0
+                    };
+                    let found: Vec<i64> = found
+                        .iter()
+                        .filter(|device| bound(device))
+                        .map(|device| device.device_id)
+                        .collect();
+                    if !yes {
+                        agreed(&format!("Unpair {} devices?", found.len()), "use --yes")?;
+                    }
+                    found
+                }
+            };
             for device in devices {
                 let request = UnpairDeviceRequest { device_id: device };
                 server.admin.unpair_device(&request, server.call()?).await?;

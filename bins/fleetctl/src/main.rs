@@ -1,9 +1,11 @@
 //! `fleetctl`: parses the command line, calls the server, prints the result and exits with a documented status.
 
+mod alerts;
 mod ask;
 mod audit;
 mod choice;
 mod cli;
+mod details;
 mod devices;
 mod difference;
 mod direct;
@@ -12,6 +14,7 @@ mod keys;
 mod nodes;
 mod operators;
 mod output;
+mod overview;
 mod pair;
 mod scans;
 mod schedules;
@@ -75,10 +78,12 @@ async fn run(cli: Cli) -> Result<u8, Failure> {
     let server = Server::new(&cli)?;
     let format = cli.format();
     match cli.command {
+        Command::Overview(arguments) => overview::run(&server, format, arguments).await,
         Command::Nodes(command) => nodes::run(&server, format, command).await,
         Command::Sites(command) => sites::run(&server, format, command).await,
         Command::Scan(command) => scans::run(&server, format, command).await,
         Command::Schedule(command) => schedules::run(&server, format, command).await,
+        Command::Alerts(command) => alerts::run(&server, format, command).await,
         Command::Devices(command) => devices::run(&server, format, command).await,
         Command::Direct(command) => direct::run(&server, format, command).await,
         Command::Audit(command) => audit::run(&server, format, command).await,

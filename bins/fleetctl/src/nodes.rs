@@ -308,8 +308,10 @@ impl Rows for Node {
         "Subnets",
         "Site",
         "Key fetched",
+        "Needs upgrade for",
     ];
     const OPTIONAL: &'static [&'static str] = &[
+        "Needs upgrade for",
         "Key fetched",
         "Site",
         "Subnets",
@@ -331,6 +333,7 @@ impl Rows for Node {
             self.local_subnets.join(" "),
             format!("{} ({})", self.site_id, self.site_name),
             times::timestamp(self.key_fetched_at.as_ref()),
+            self.missing_capabilities.join(" "),
         ]
     }
 }

@@ -128,10 +128,11 @@ async fn identifiers(server: &Server, names: &[String]) -> Result<Vec<String>, F
 /// Returns the credentials to try. `None` only finds out which devices need a password.
 pub(crate) fn credentials(login: &Login) -> Result<Option<Credentials>, Failure> {
     let password = password(login.password_file.as_deref())?;
-    let given = password.is_some() || login.username.is_some();
+    let given = password.is_some() || login.username.is_some() || login.try_defaults;
     Ok(given.then(|| Credentials {
         username: login.username.clone().unwrap_or_else(|| "root".to_owned()),
         password,
+        try_defaults: login.try_defaults,
     }))
 }
 
@@ -168,7 +169,7 @@ impl Rows for DevicePairingResult {
     fn cells(&self) -> Vec<String> {
         vec![
             self.device_identifier.clone(),
-            name(self.pairing_status()).to_owned(),
+            status(self).to_owned(),
             self.error.clone(),
         ]
     }
@@ -254,7 +255,7 @@ fn is_paired(row: &DevicePairingResult) -> bool {
 
 /// Describes a result without its device.
 fn outcome(row: &DevicePairingResult) -> String {
-    let status = name(row.pairing_status()).to_lowercase().replace('_', " ");
+    let status = status(row).to_lowercase().replace('_', " ");
     if row.error.is_empty() {
         status
     } else {
@@ -271,6 +272,15 @@ fn totals(rows: &[DevicePairingResult]) -> Vec<(String, usize)> {
     let mut totals: Vec<_> = counts.into_iter().collect();
     totals.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     totals
+}
+
+/// The status of a result, where a device without a login has one of its own.
+fn status(row: &DevicePairingResult) -> &'static str {
+    if row.open {
+        "OPEN"
+    } else {
+        name(row.pairing_status())
+    }
 }
 
 fn name(status: PairingStatus) -> &'static str {
@@ -294,10 +304,15 @@ mod tests {
             result(PairingStatus::Failed, "the device was too slow"),
             result(PairingStatus::Failed, "the device was too slow"),
             result(PairingStatus::AuthenticationNeeded, ""),
+            DevicePairingResult {
+                open: true,
+                ..result(PairingStatus::Paired, "")
+            },
         ];
         let expected = [
             ("failed: the device was too slow", 2),
             ("authentication needed", 1),
+            ("open", 1),
             ("paired", 1),
         ];
         assert_eq!(

@@ -1,6 +1,7 @@
 //! `fleetctl scan`, except for watching.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{self, Read, Write},
 };
@@ -8,8 +9,9 @@ use std::{
 use fleet_discovery::{IP_REPORTS, TARGET_FILE, expand_targets};
 use fleet_wire::{
     fleet::{
-        CancelScanRequest, GetScanRequest, Ledger, ListScanHostsRequest, ListScansRequest,
-        PlanScanRequest, PlanScanResponse, Scan as Row, ScanHost, ScanPriority, StartScanRequest,
+        CancelScanRequest, Device, GetScanRequest, Ledger, ListScanHostsRequest, ListScansRequest,
+        PlanScanRequest, PlanScanResponse, Scan as Row, ScanChanges, ScanHost, ScanPriority,
+        StartScanRequest,
     },
     lines::{self, outcome},
     pairing::{
@@ -29,6 +31,9 @@ use crate::{
     times, watch,
 };
 
+/// Addresses of one list.
+const ADDRESSES: usize = 4_096;
+
 pub(crate) async fn run(server: &Server, format: Format, command: Scan) -> Result<u8, Failure> {
     match command {
         Scan::Start(start) => self::start(server, format, start).await,
@@ -46,6 +51,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Scan) -> Resul
             choice::show_plan(format, &plan)?;
             Ok(0)
         }
+        Scan::Again { scan, no_watch } => again(server, format, scan, no_watch).await,
         Scan::Diff(arguments) => difference::run(server, format, arguments).await,
         Scan::Watch { scan, after } => watch::run(server, format, &scan, after).await,
         Scan::List { node, limit } => {
@@ -130,6 +136,7 @@ async fn start(server: &Server, format: Format, start: Start) -> Result<u8, Fail
         }
         .into(),
         override_blackout: start.override_blackout,
+        name: start.name,
     };
     let scan = server
         .scans
@@ -162,6 +169,77 @@ async fn get(server: &Server, scan_id: String) -> Result<Row, Failure> {
     Ok(found.scan.unwrap_or_default())
 }
 
+/// Starts a scan with the request of an earlier one.
+async fn again(
+    server: &Server,
+    format: Format,
+    scan: String,
+    no_watch: bool,
+) -> Result<u8, Failure> {
+    let request = GetScanRequest { scan_id: scan };
+    let found = server.scans.get_scan(&request, server.call()?).await?;
+    let earlier = found.scan.unwrap_or_default();
+    let started = begin(server, earlier.fleet_node_id, earlier.request).await?;
+    if no_watch {
+        show(format, &started)?;
+        return Ok(0);
+    }
+    watch::run(server, format, &started.scan_id, 0).await
+}
+
+async fn begin(
+    server: &Server,
+    node: i64,
+    request: Option<DiscoverRequest>,
+) -> Result<Row, Failure> {
+    let request = StartScanRequest {
+        request_id: random_id()?,
+        fleet_node_id: node,
+        request,
+        ..StartScanRequest::default()
+    };
+    let started = server.scans.start_scan(&request, server.call()?).await?;
+    Ok(started.scan.unwrap_or_default())
+}
+
+/// Scans the addresses of devices again, each from the node that found it.
+pub(crate) async fn rescan(
+    server: &Server,
+    format: Format,
+    devices: &[Device],
+) -> Result<(), Failure> {
+    let mut addresses = BTreeMap::<i64, BTreeSet<&str>>::new();
+    for device in devices {
+        if device.fleet_node_id != 0 && !device.ip.is_empty() {
+            let of_node = addresses.entry(device.fleet_node_id).or_default();
+            of_node.insert(&device.ip);
+        }
+    }
+    if addresses.is_empty() {
+        return Err(Failure::Usage(
+            "no device with an address that a node found: `fleetctl devices list` shows them"
+                .to_owned(),
+        ));
+    }
+    let mut started = Vec::new();
+    for (node, addresses) in addresses {
+        let addresses: Vec<String> = addresses.into_iter().map(str::to_owned).collect();
+        for part in addresses.chunks(ADDRESSES) {
+            let list = IpListModeRequest {
+                ip_addresses: part.to_vec(),
+                ..IpListModeRequest::default()
+            };
+            let request = DiscoverRequest {
+                mode: Some(Mode::IpList(list)),
+                max_rate: 0,
+            };
+            started.push(begin(server, node, Some(request)).await?);
+        }
+    }
+    output::rows(format, &started)?;
+    Ok(())
+}
+
 fn random_id() -> Result<String, Failure> {
     let mut bytes = [0_u8; 16];
     getrandom::fill(&mut bytes).map_err(|error| {
@@ -184,6 +262,7 @@ pub(crate) fn request(mut what: Targets) -> Result<DiscoverRequest, Failure> {
         };
         return Ok(DiscoverRequest {
             mode: Some(Mode::Mdns(mdns)),
+            max_rate: what.rate,
         });
     }
     let ports = what.ports;
@@ -204,9 +283,14 @@ pub(crate) fn request(mut what: Targets) -> Result<DiscoverRequest, Failure> {
         _ => Mode::IpList(IpListModeRequest {
             ip_addresses: what.targets,
             ports,
+            // Only the server sets it, for nodes.
+            explicit: false,
         }),
     };
-    Ok(DiscoverRequest { mode: Some(mode) })
+    Ok(DiscoverRequest {
+        mode: Some(mode),
+        max_rate: what.rate,
+    })
 }
 
 /// Reads the targets of a file, or of standard input for `-`, up to the bound and one byte more.
@@ -304,11 +388,22 @@ impl Rows for Row {
         "Done",
         "Created",
         "Created by",
+        "Name",
         "Targets",
+        "Found",
+        "Changes",
         "Reason",
     ];
-    const OPTIONAL: &'static [&'static str] =
-        &["Reason", "Created by", "Done", "Total", "Created", "Node"];
+    const OPTIONAL: &'static [&'static str] = &[
+        "Reason",
+        "Created by",
+        "Done",
+        "Total",
+        "Created",
+        "Name",
+        "Node",
+        "Changes",
+    ];
     const WHOLE: &'static [&'static str] = &["Scan", "State"];
 
     fn cells(&self) -> Vec<String> {
@@ -325,10 +420,29 @@ impl Rows for Row {
             progress.done.to_string(),
             times::timestamp(self.created_at.as_ref()),
             self.started_by.clone(),
+            self.name.clone(),
             targets(self.request.as_ref()),
+            self.ledger
+                .as_ref()
+                .map(|ledger| ledger.identified.to_string())
+                .unwrap_or_default(),
+            self.changes.as_ref().map(changes).unwrap_or_default(),
             self.reason.clone(),
         ]
     }
+}
+
+/// What changed since the previous scan, as `new 3, moved 2`; empty without a change.
+fn changes(changes: &ScanChanges) -> String {
+    let counts = [
+        ("new", changes.new),
+        ("missing", changes.missing),
+        ("moved", changes.moved),
+        ("changed", changes.changed),
+    ];
+    let text = |(word, count): (&str, u64)| (count > 0).then(|| format!("{word} {count}"));
+    let texts: Vec<String> = counts.into_iter().filter_map(text).collect();
+    texts.join(", ")
 }
 
 impl Rows for ScanHost {
@@ -387,8 +501,10 @@ impl Rows for ScanHost {
 
 impl Rows for PlanScanResponse {
     const HEAD: &'static [&'static str] = &[
-        "Targets", "Skipped", "Commands", "Ports", "Estimate", "Notes",
+        "Targets", "Skipped", "Packets", "Rate", "Commands", "Ports", "Estimate", "Warnings",
+        "Notes",
     ];
+    const OPTIONAL: &'static [&'static str] = &["Commands", "Rate", "Packets"];
 
     fn cells(&self) -> Vec<String> {
         let ports = if self.ports.is_empty() {
@@ -402,9 +518,15 @@ impl Rows for PlanScanResponse {
         vec![
             self.targets.to_string(),
             self.skipped.to_string(),
+            self.packets.to_string(),
+            match self.rate {
+                0 => String::new(),
+                rate => format!("{rate}/s"),
+            },
             self.commands.to_string(),
             ports,
             times::duration(estimate),
+            self.warnings.join("; "),
             self.notes.join("; "),
         ]
     }

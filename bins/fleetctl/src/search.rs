@@ -4,7 +4,7 @@ use std::io::Write;
 
 use clap::{Args, ValueEnum};
 use fleet_wire::fleet::{
-    Device, DeviceOrder, FacetValue, GetDeviceFacetsRequest, SearchDevicesRequest,
+    Device, DeviceOrder, FacetValue, GetDeviceFacetsRequest, GetDeviceRequest, SearchDevicesRequest,
 };
 
 use crate::{cli::Format, failure::Failure, output, server::Server};
@@ -16,7 +16,7 @@ const PAGE: u32 = 1_000;
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Arguments {
     /// Terms that devices must match, such as "model:S19 site:barn pairing:failed seen:<1d mac:02*". Fields: model,
-    /// make, firmware, mac, serial, id, node, site, ip, port, pairing, seen, first.
+    /// make, firmware, mac, serial, id, label, node, site, ip, port, pairing, missing, seen, first.
     #[arg(
         long,
         default_value = "",
@@ -51,6 +51,8 @@ enum Sort {
     Model,
     /// By firmware version.
     Firmware,
+    /// By address and port.
+    Address,
 }
 
 impl Sort {
@@ -61,6 +63,7 @@ impl Sort {
             Self::First => DeviceOrder::FirstSeen,
             Self::Model => DeviceOrder::Model,
             Self::Firmware => DeviceOrder::Firmware,
+            Self::Address => DeviceOrder::Address,
         }
     }
 }
@@ -76,6 +79,43 @@ pub(crate) async fn run(
     }
     output::rows(format, &all(server, node, arguments).await?)?;
     Ok(())
+}
+
+/// Loads the devices that match a search. A node of 0 means every node.
+pub(crate) async fn matching(
+    server: &Server,
+    node: i64,
+    search: String,
+) -> Result<Vec<Device>, Failure> {
+    let arguments = Arguments {
+        search,
+        sort: Sort::Address,
+        reverse: false,
+        limit: None,
+        facets: false,
+    };
+    all(server, node, arguments).await
+}
+
+/// Loads the devices with these ids, or those that match a search.
+pub(crate) async fn chosen(
+    server: &Server,
+    ids: Vec<i64>,
+    search: Option<String>,
+) -> Result<Vec<Device>, Failure> {
+    if let Some(search) = search {
+        return matching(server, 0, search).await;
+    }
+    let mut devices = Vec::new();
+    for device_id in ids {
+        let request = GetDeviceRequest {
+            device_id,
+            identifier: String::new(),
+        };
+        let found = server.devices.get_device(&request, server.call()?).await?;
+        devices.extend(found.device);
+    }
+    Ok(devices)
 }
 
 async fn all(server: &Server, node: i64, arguments: Arguments) -> Result<Vec<Device>, Failure> {

@@ -8,11 +8,14 @@ use std::{
 };
 
 use fleet_core::{AddressPolicy, classify};
-use fleet_server::Rates;
+use fleet_server::{Rates, Smtp};
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
-use crate::cli::{DatabaseArgs, LogArgs, LogFormat, ServeArgs};
+use crate::{
+    cli::{DatabaseArgs, LogArgs, LogFormat, ServeArgs},
+    smtp::SmtpFile,
+};
 
 /// Default listening address of `serve`: this machine only.
 const LISTEN: SocketAddr =
@@ -60,6 +63,7 @@ struct File {
     rates: RatesFile,
     direct: DirectFile,
     retention: RetentionFile,
+    smtp: Option<SmtpFile>,
 }
 
 /// How long data is kept.
@@ -149,6 +153,8 @@ pub(crate) struct Serve {
     pub(crate) scan_events_days: u32,
     /// Where metrics are served; `None` if they are off.
     pub(crate) metrics: Option<SocketAddr>,
+    /// How e-mail is sent; `None` if it is off.
+    pub(crate) smtp: Option<Smtp>,
 }
 
 /// A port, or an address with a port.
@@ -263,6 +269,10 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
             .map(MetricsListen::interpret)
             .transpose()?,
     };
+    let smtp = file
+        .smtp
+        .map(|smtp| smtp.interpret(std::env::var(crate::smtp::PASSWORD).ok()))
+        .transpose()?;
     Ok(Serve {
         database,
         listen,
@@ -281,6 +291,7 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
         direct_organization: file.direct.organization,
         scan_events_days: file.retention.scan_events_days.unwrap_or(EVENTS_KEPT_DAYS),
         metrics,
+        smtp,
     })
 }
 

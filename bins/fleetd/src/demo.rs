@@ -72,7 +72,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
     let mut show = Show::new(args.json);
     show.step(&format!("server     {base}"))?;
 
-    let site = Lab::start(Site::demo(usize::from(args.devices), SEED)).await?;
+    let site = Lab::start(Site::demo(usize::from(args.devices), SEED).with_logins()).await?;
     let devices = site.site().devices.len();
     show.step(&format!(
         "site       {devices} simulated devices on loopback, {} of them identifiable",
@@ -96,7 +96,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
         () = shutdown.cancelled() => {}
     }
     if !args.once && !shutdown.is_cancelled() {
-        show.sign_in(&base, EMAIL, password.expose(), &key)?;
+        show.sign_in(&base, EMAIL, password.expose(), &key, node.id)?;
         shutdown.cancelled().await;
     }
     // The node first, because it reports its last results to the server.
@@ -194,6 +194,7 @@ async fn scan(operator: &Operator, node: i64, network: Ipv4Network, show: &mut S
     };
     let request = DiscoverRequest {
         mode: Some(Mode::Nmap(target)),
+        max_rate: 0,
     };
     let scans = ScanClient::new(operator.channel.clone());
     let requested_at = Instant::now();

@@ -111,10 +111,13 @@ impl Prober for Engine {
             });
             let pairer = Pairer::new(self.options.clone(), self.drivers.clone(), guard)
                 .with_budget(self.login_budget.clone());
-            let report = pairer.pair(&target, login.as_ref()).await;
+            let (report, _) = pairer
+                .pair_or_default(&target, login.as_ref(), order.try_defaults)
+                .await;
             PairAnswer {
                 outcome: report.outcome,
                 default_password: report.default_password.map(DefaultPassword::is_active),
+                open: report.open,
                 error: report.error,
             }
         })

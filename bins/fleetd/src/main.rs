@@ -10,6 +10,7 @@ mod direct;
 mod lock;
 mod logging;
 mod serve;
+mod smtp;
 
 use std::{io::Write, process::ExitCode};
 

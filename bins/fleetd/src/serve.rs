@@ -218,6 +218,7 @@ fn server_config(config: &Serve) -> ServerConfig {
             0 => None,
             days => Some(DAY * days),
         },
+        smtp: config.smtp.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
         public_https: page(config).starts_with("https://"),
         ..ServerConfig::default()

@@ -209,7 +209,8 @@ pub(crate) struct RunArgs {
     /// Let scans listen for the IP report buttons and announcements of miners, at their UDP ports. The node never answers.
     #[arg(long, env = "FLEETNODE_LISTEN_ANNOUNCEMENTS")]
     pub(crate) listen_announcements: bool,
-    /// Never try a plugin's default logins; by default, pairing without a password tries them.
+    /// Never try default logins: those of a plugin, which pairing without a password tries, and those of built-in rules,
+    /// which an operator can request.
     #[arg(long, env = "FLEETNODE_NO_DEFAULT_LOGINS")]
     pub(crate) no_default_logins: bool,
     /// Serve metrics for Prometheus at /metrics of this port, on loopback unless an address is given; needs no credential

@@ -48,6 +48,7 @@ pub(crate) async fn run(state_dir: &Path, args: RunArgs) -> anyhow::Result<ExitC
         command_targets: args.max_targets,
         halt: halt::watch(state_dir),
         listen_announcements: args.listen_announcements,
+        default_passwords: !args.no_default_logins,
         ..options::agent(args.site, args.engine)?
     };
     if let Some(value) = args.heartbeat_interval {

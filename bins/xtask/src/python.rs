@@ -21,10 +21,15 @@ const LIMIT: Duration = Duration::from_secs(20 * 60);
 
 const FOLDER: &str = "tests/python";
 
-/// The browser's tests, which are a separate step: the journeys on a real server, and the page in states that a real
-/// server cannot be brought into on demand.
+/// The browser's tests, which are a separate step: the journeys on a real server, the page in states that a real server
+/// cannot be brought into on demand, and the pictures of the documents.
+const BROWSER: [&str; 4] = [
+    JOURNEY,
+    "test_page.py",
+    "test_page_scans.py",
+    "test_pictures.py",
+];
 const JOURNEY: &str = "test_journey.py";
-const PAGE: &str = "test_page.py";
 
 /// The demo's devices and many refusing addresses. The scan is long enough to reload the page during it.
 const JOURNEY_TARGETS: &str = "127.77.0.0/18";
@@ -43,7 +48,7 @@ pub(crate) fn client(session: &mut Session) -> Result<Verdict> {
     install_proxies();
     let server = Server::start(&session.bin_dir)?;
     let mut pytest = pytest(&python, &folder, &server.url, &server.key);
-    pytest.args(["--ignore", JOURNEY, "--ignore", PAGE]);
+    pytest.args(BROWSER.iter().flat_map(|file| ["--ignore", file]));
     session.suite(pytest, LIMIT)
 }
 
@@ -61,7 +66,7 @@ pub(crate) fn browser(session: &mut Session) -> Result<Verdict> {
     let demo = Demo::start(&session.bin_dir)?;
     let mut pytest = pytest(&python, &folder, &demo.url, &demo.key);
     pytest
-        .args([JOURNEY, PAGE])
+        .args(BROWSER)
         .env("FLEET_JOURNEY_TARGETS", JOURNEY_TARGETS)
         .env("FLEET_OPERATOR_EMAIL", &demo.email)
         .env("FLEET_OPERATOR_PASSWORD", &demo.password)

@@ -35,7 +35,8 @@ pub(super) struct Calls(JoinSet<CallResult>);
 /// The result of a call.
 #[derive(Debug)]
 pub(super) enum CallResult {
-    Handshake(Result<Session, HandshakeFailure>),
+    /// The failure comes with its reason, as a sentence for the log.
+    Handshake(Result<Session, (HandshakeFailure, String)>),
     /// The server's time, if the call succeeded.
     Heartbeat(Result<Option<Timestamp>, HeartbeatFailure>),
     Upload {
@@ -65,12 +66,17 @@ impl Calls {
         let work = async move {
             let opened = session::open(&client, &state, clock).await;
             CallResult::Handshake(opened.map_err(|error| {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(%error, cause, "the handshake with the server failed");
-                error.failure()
+                let reason = match std::error::Error::source(&error) {
+                    Some(cause) => format!("{error}: {cause}"),
+                    None => error.to_string(),
+                };
+                (error.failure(), reason)
             }))
         };
-        self.spawn(work, || CallResult::Handshake(Err(HandshakeFailure::Other)));
+        self.spawn(work, || {
+            let reason = "the task of the handshake crashed".to_owned();
+            CallResult::Handshake(Err((HandshakeFailure::Other, reason)))
+        });
     }
 
     /// Starts a heartbeat, which reports whether the node is halted and why it has no stream.

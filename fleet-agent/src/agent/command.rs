@@ -5,9 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use fleet_core::{Port, limits, outcome::AckCode, parse_literal};
-use fleet_discovery::{
-    AddressList, LOCAL_SUBNET, Listening, Target, TargetEntry, TargetSet, parse_ports,
-};
+use fleet_discovery::{AddressList, LOCAL_SUBNET, Listening, Target, is_explicit, parse_ports};
 use fleet_scan::Listen;
 use fleet_wire::{
     decode_checked,
@@ -114,8 +112,9 @@ impl CommandReader<'_> {
     fn discover(&self, request: DiscoverRequest) -> Result<ScanTask, Refusal> {
         let mut listen = None;
         let listed = match &request.mode {
-            Some(Mode::IpList(_)) => true,
-            Some(Mode::Nmap(nmap)) => is_listed(&[&nmap.target]),
+            // An upstream server sends a network as a target. Ours sends it as a list of addresses.
+            Some(Mode::IpList(list)) => self.upstream_server || list.explicit,
+            Some(Mode::Nmap(nmap)) => is_explicit(&[&nmap.target]),
             Some(Mode::Mdns(_) | Mode::IpRange(_)) | None => false,
         };
         let (entries, ports) = match request.mode {
@@ -185,6 +184,7 @@ impl CommandReader<'_> {
             default_ports,
             listed,
             budget: limits::COMMAND_BUDGET,
+            rate: request.max_rate,
             listen,
             policy: Arc::clone(self.policy),
             local_subnets: self.local_subnets.to_vec(),
@@ -296,20 +296,6 @@ fn unknown_command() -> Refusal {
     )
 }
 
-/// Whether texts of targets are single addresses, names and ranges only, without a network.
-pub(crate) fn is_listed<S: AsRef<str>>(targets: &[S]) -> bool {
-    let is_listed = |entry: &TargetEntry| match entry {
-        TargetEntry::Target(Target::Network(_) | Target::LocalSubnet) => false,
-        TargetEntry::Target(
-            Target::Address(_) | Target::LastOctetRange { .. } | Target::Name(_),
-        )
-        | TargetEntry::Range(..)
-        | TargetEntry::Octets(_) => true,
-    };
-    TargetSet::parse(targets)
-        .is_ok_and(|set| !set.included().is_empty() && set.included().iter().all(is_listed))
-}
-
 /// Parses the addresses and names of a list. The order matters: outcomes refer to it.
 fn entries(entries: &[String]) -> Result<Vec<Entry>, Refusal> {
     let entry = |text: &String| match parse_literal(text) {
@@ -353,6 +339,7 @@ mod tests {
         Mode::IpList(IpListModeRequest {
             ip_addresses: texts(addresses),
             ports: texts(ports),
+            explicit: false,
         })
     }
 
@@ -401,6 +388,7 @@ mod tests {
         let command = AgentCommand {
             command: Some(agent_command::Command::Discover(DiscoverRequest {
                 mode: Some(mode),
+                max_rate: 0,
             })),
         };
         let Job::Scan(task) = reader.read(command.encode_to_vec().into())? else {
@@ -520,6 +508,28 @@ mod tests {
             let refused = read(mode.clone(), false).expect_err(named);
             assert_eq!(refused.code, code, "{mode:?}");
             assert!(refused.reason.contains(named), "{}", refused.reason);
+        }
+    }
+
+    #[test]
+    fn a_list_of_our_server_is_explicit_only_if_the_server_says_so() {
+        let explicit = Mode::IpList(IpListModeRequest {
+            ip_addresses: vec!["10.0.0.1".into()],
+            explicit: true,
+            ..Default::default()
+        });
+        for (mode, upstream_server, listed) in [
+            (explicit.clone(), false, true),
+            (explicit, true, true),
+            (list(&["10.0.0.1"], &[]), false, false),
+            (list(&["10.0.0.1"], &[]), true, true),
+            (target("10.0.0.1"), false, true),
+            (target("10.0.0.0/30"), true, false),
+            (target(""), true, false),
+            (mdns("", "", 0), false, false),
+        ] {
+            let task = task(mode.clone(), &["10.9.0.0/30"], upstream_server).expect("a task");
+            assert_eq!(task.listed, listed, "{mode:?} upstream {upstream_server}");
         }
     }
 

@@ -32,6 +32,8 @@ const ERROR: usize = 512;
 pub(super) struct PairJob {
     targets: Vec<(String, Result<PairableDevice, String>)>,
     login: Option<Login>,
+    /// Whether the default credentials of each make are tried too.
+    try_defaults: bool,
     guard: Guard,
     budget: LoginBudget,
     naming: Naming,
@@ -50,8 +52,9 @@ pub(super) struct PairSummary {
 impl PairJob {
     /// Parses a request. A target that the node cannot dial gets an error result and does not affect the others.
     pub(super) fn new(request: FleetNodePairRequest, policy: &Arc<SitePolicy>) -> Self {
-        let login = request
-            .credentials
+        let credentials = request.credentials;
+        let try_defaults = credentials.as_ref().is_some_and(|given| given.try_defaults);
+        let login = credentials
             .map(|login| Login::new(login.username, login.password.unwrap_or_default()))
             .filter(|login| !login.password().is_empty());
         let parse = |target: FleetNodePairTarget| {
@@ -65,6 +68,7 @@ impl PairJob {
         Self {
             targets: request.targets.into_iter().map(parse).collect(),
             login,
+            try_defaults,
             budget: LoginBudget::default(),
             naming: Naming::Own,
             // The login of a device can be at another port than
@@ -80,6 +84,14 @@ impl PairJob {
         Self {
             budget,
             naming,
+            ..self
+        }
+    }
+
+    /// Tries no default passwords unless the administrator of the node allows it.
+    pub(super) fn allowing_defaults(self, are_allowed: bool) -> Self {
+        Self {
+            try_defaults: self.try_defaults && are_allowed,
             ..self
         }
     }
@@ -138,12 +150,14 @@ pub(super) async fn run(
         .with_budget(job.budget)
         .with_makes(move |device, theirs| naming.is_make(device, theirs));
     let login = job.login.as_ref();
+    let try_defaults = job.try_defaults;
     let attempts = job.targets.into_iter().map(|(identifier, target)| {
         let pairer = &pairer;
         async move {
             match target {
                 Ok(target) => {
-                    let report = pairer.pair(&target, login).await;
+                    let (report, worked) =
+                        pairer.pair_or_default(&target, login, try_defaults).await;
                     let default =
                         naming.default_password(&target.facts.driver, report.default_password);
                     let mut facts = report.facts.clone();
@@ -153,9 +167,12 @@ pub(super) async fn run(
                         facts: naming.facts(facts),
                         ..report
                     };
+                    // Upstream has no name for a device without a login.
+                    let open = report.open && naming == Naming::Own;
                     FleetNodePairResult {
                         default_password_active: default,
-                        ..result(identifier, report, login, &key)
+                        open,
+                        ..result(identifier, report, worked.as_ref(), &key)
                     }
                 }
                 Err(why) => failed(identifier, why),
@@ -196,7 +213,7 @@ fn failed(identifier: String, why: String) -> FleetNodePairResult {
 fn result(
     identifier: String,
     report: PairReport,
-    login: Option<&Login>,
+    worked: Option<&Login>,
     key: &[u8; 32],
 ) -> FleetNodePairResult {
     let outcome = match report.outcome {
@@ -205,8 +222,6 @@ fn result(
         PairOutcome::AuthFailed => gateway::PairOutcome::AuthFailed,
         PairOutcome::Error => gateway::PairOutcome::Error,
     };
-    // A device that needs no login proves no password, so none is kept for it.
-    let worked = login.filter(|_| report.outcome == PairOutcome::Paired && !report.open);
     let sealed = worked.and_then(|login| {
         let username = seal(key, CredentialPart::Username, login.username());
         let password = seal(key, CredentialPart::Password, login.password());
@@ -236,5 +251,6 @@ fn result(
         error_message: report.error.chars().take(ERROR).collect(),
         default_password_active: None,
         encrypted_credentials: sealed,
+        open: false,
     }
 }

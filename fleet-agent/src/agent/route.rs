@@ -1,5 +1,5 @@
-//! What the ends of streams say about the route to the server: the reason is logged once per change, and a route that
-//! carries calls but no stream is a problem to configure. Start with [`Route`].
+//! What failed handshakes and the ends of streams say about the server and the route to it: each reason is logged once per
+//! change, and a route that carries calls but no stream is a problem to configure. Start with [`Route`].
 
 use fleet_registry::link::StreamEnd;
 
@@ -11,12 +11,29 @@ const FAILURES: u32 = 2;
 pub(super) struct Route {
     /// The last logged reason of a stream's end.
     reason: String,
+    /// The reason of the last handshake, if it failed.
+    handshake: String,
     /// Streams in a row that could not be opened.
     failures: u32,
     problem: Option<String>,
 }
 
 impl Route {
+    /// Records why a handshake failed.
+    pub(super) fn handshake_failed(&mut self, reason: &str) {
+        if self.handshake == reason {
+            tracing::debug!(reason, "the handshake with the server failed");
+        } else {
+            tracing::warn!(reason, "the handshake with the server failed");
+            self.handshake = reason.to_owned();
+        }
+    }
+
+    /// Records that the server accepted the credentials.
+    pub(super) fn handshake_succeeded(&mut self) {
+        self.handshake.clear();
+    }
+
     /// Records the end of a stream, or of the attempt to open it.
     pub(super) fn stream_ended(&mut self, was_open: bool, end: StreamEnd, reason: &str) {
         if self.reason == reason {
@@ -69,15 +86,27 @@ impl Route {
         *self = Self::default();
     }
 
-    /// The problem of the route, and what to configure.
-    pub(super) fn problem(&self) -> Option<&str> {
-        self.problem.as_deref()
+    /// The problem of the route and what to configure, or why the last handshake failed.
+    pub(super) fn problem(&self) -> Option<String> {
+        let handshake = || format!("the handshake with the server failed: {}", self.handshake);
+        let problem = self.problem.clone();
+        problem.or_else(|| (!self.handshake.is_empty()).then(handshake))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failed_handshake_is_a_problem_until_one_succeeds() {
+        let mut route = Route::default();
+        route.handshake_failed("the server rejects the key");
+        let problem = route.problem().expect("a problem");
+        assert!(problem.contains("rejects the key"), "{problem}");
+        route.handshake_succeeded();
+        assert_eq!(route.problem(), None);
+    }
 
     #[test]
     fn one_unanswered_hello_is_a_problem_once_a_call_succeeds() {
@@ -90,7 +119,7 @@ mod tests {
         route.call_succeeded();
         let problem = route.problem().expect("a problem");
         assert!(problem.contains("HTTP/2"), "{problem}");
-        assert_eq!(route.stream_problem(false).as_deref(), Some(problem));
+        assert_eq!(route.stream_problem(false), Some(problem));
         assert_eq!(route.stream_problem(true), None);
     }
 
@@ -106,7 +135,7 @@ mod tests {
         }
         assert_eq!(route.problem(), None);
         route.call_succeeded();
-        let problem = route.problem().expect("a problem").to_owned();
+        let problem = route.problem().expect("a problem");
         assert!(
             problem.contains("HTTP 502") && problem.contains("grpc_pass"),
             "{problem}"

@@ -26,6 +26,8 @@ pub(crate) struct ScanTask {
     /// Whether the targets were listed or are a range.
     pub(crate) listed: bool,
     pub(crate) budget: Duration,
+    /// The most probes per second; 0 for the rate of the node.
+    pub(crate) rate: u32,
     /// If set, only addresses that announce this service are scanned.
     pub(crate) listen: Option<Listen>,
     pub(crate) policy: Arc<SitePolicy>,
@@ -106,6 +108,7 @@ impl ScanTask {
             ports_are_defaults: self.default_ports,
             listed: self.listed,
             budget: self.budget,
+            rate: self.rate,
             listen: self.listen,
             guard: Guard::new(move |endpoint: Endpoint| {
                 policy.check(endpoint).map_err(|why| why.to_string())

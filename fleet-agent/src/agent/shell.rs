@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// The extensions that this node supports.
-const CAPABILITIES: [Capability; 9] = [
+const CAPABILITIES: [Capability; 10] = [
     Capability::Progress,
     Capability::Cancel,
     Capability::Goodbye,
@@ -48,6 +48,7 @@ const CAPABILITIES: [Capability; 9] = [
     Capability::Hosts,
     // Only with the option of the administrator of the site.
     Capability::Announcements,
+    Capability::DefaultPasswords,
 ];
 /// Most queued stream events.
 const EVENTS: usize = 64;
@@ -324,7 +325,10 @@ impl Shell {
                 .running()
                 .map(|command| command.as_str().to_owned()),
             spooled: self.spool.held(),
-            problem: self.route.problem().map(str::to_owned),
+            problem: self
+                .route
+                .problem()
+                .or_else(|| self.route.stream_problem(self.link.is_connected())),
             subnets: self.subnets.clone(),
             counts: self.counts,
         };

@@ -259,6 +259,7 @@ impl Stream {
         let list = IpListModeRequest {
             ip_addresses: entries.iter().map(ToString::to_string).collect(),
             ports: ports.iter().map(ToString::to_string).collect(),
+            explicit: true,
         };
         self.command(id, discover_request::Mode::IpList(list));
     }
@@ -267,6 +268,7 @@ impl Stream {
         let command = AgentCommand {
             command: Some(agent_command::Command::Discover(DiscoverRequest {
                 mode: Some(mode),
+                max_rate: 0,
             })),
         };
         self.send(control_stream_response::Kind::Command(ControlCommand {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use fleet_agent::{CredentialPart, open};
+use fleet_agent::{AgentOptions, CredentialPart, open};
 use fleet_core::outcome::AckCode;
 use fleet_sim::{Device, DeviceLogin, Make, Manner, Protocol, Service, Site};
 use fleet_wire::{
@@ -11,7 +11,7 @@ use fleet_wire::{
     pairing::{Credentials, FleetNodePairRequest, FleetNodePairTarget},
 };
 
-use crate::{Running, gateway::Gateway, start};
+use crate::{Running, gateway::Gateway, options, start};
 
 const PORT: u16 = 18_081;
 const PASSWORD: &str = "the site's own";
@@ -56,6 +56,7 @@ fn request(targets: Vec<FleetNodePairTarget>) -> FleetNodePairRequest {
         credentials: Some(Credentials {
             username: "root".to_owned(),
             password: Some(PASSWORD.to_owned()),
+            ..Credentials::default()
         }),
     }
 }
@@ -112,6 +113,88 @@ async fn each_target_has_one_result_and_working_credentials_are_sealed() {
         assert_eq!(refused.outcome(), PairOutcome::Error, "{refused:?}");
         assert!(!refused.error_message.is_empty());
     }
+}
+
+#[tokio::test]
+async fn an_open_device_and_default_passwords_are_reported_as_such() {
+    let mut bitaxe = antminer(None, 0);
+    bitaxe.make = Make::Bitaxe;
+    bitaxe.model = "BM1370 601".to_owned();
+    let own = Some(DeviceLogin::new("root", "another password"));
+    let site = Site {
+        seed: 1,
+        devices: vec![antminer(None, 0), bitaxe, antminer(own, 0)],
+    };
+    let site = start(site, 44).await;
+    let gateway = Gateway::start().await;
+    let _node = Running::start(&gateway, 5_000);
+    let (mut stream, _) = gateway.accepted().await;
+    let mut targets: Vec<_> = site.site().addresses().into_iter().map(target).collect();
+    targets[1].manufacturer = "Bitaxe".to_owned();
+    let with_defaults = FleetNodePairRequest {
+        credentials: Some(Credentials {
+            try_defaults: true,
+            ..request(Vec::new()).credentials.expect("given")
+        }),
+        ..request(targets)
+    };
+    stream.pair("p1", with_defaults);
+    let ack = stream.ack().await;
+    assert_eq!(AckCode::from_number(ack.code), AckCode::Ok, "{ack:?}");
+    let results = gateway.seen().paired;
+
+    let first = of(&results, "127.91.44.1");
+    assert_eq!(first.outcome(), PairOutcome::Paired, "{first:?}");
+    assert_eq!(first.default_password_active, Some(true));
+    assert!(!first.open);
+    let sealed = first.encrypted_credentials.as_ref().expect("sealed");
+    let opened = open(&[9; 32], CredentialPart::Password, &sealed.password).expect("ours");
+    assert_eq!(opened.as_str(), "root", "the password that worked");
+
+    let second = of(&results, "127.91.44.2");
+    assert_eq!(second.outcome(), PairOutcome::Paired, "{second:?}");
+    assert!(second.open);
+    assert_eq!(second.encrypted_credentials, None);
+
+    let third = of(&results, "127.91.44.3");
+    assert_eq!(third.outcome(), PairOutcome::AuthFailed, "{third:?}");
+    assert!(
+        third.error_message.contains("1 default passwords"),
+        "{third:?}"
+    );
+    assert_eq!(third.encrypted_credentials, None);
+}
+
+#[tokio::test]
+async fn the_administrator_of_a_node_can_forbid_default_passwords() {
+    let site = Site {
+        seed: 1,
+        devices: vec![antminer(None, 0)],
+    };
+    let site = start(site, 45).await;
+    let gateway = Gateway::start().await;
+    let options = AgentOptions {
+        default_passwords: false,
+        ..options(5_000)
+    };
+    let _node = Running::with(&gateway, options);
+    let (mut stream, hello) = gateway.accepted().await;
+    let announced = "default-passwords".to_owned();
+    assert!(!hello.capabilities.contains(&announced), "{hello:?}");
+    let targets: Vec<_> = site.site().addresses().into_iter().map(target).collect();
+    let with_defaults = FleetNodePairRequest {
+        credentials: Some(Credentials {
+            try_defaults: true,
+            ..Credentials::default()
+        }),
+        ..request(targets)
+    };
+    stream.pair("p1", with_defaults);
+    let ack = stream.ack().await;
+    assert_eq!(AckCode::from_number(ack.code), AckCode::Ok, "{ack:?}");
+    let results = gateway.seen().paired;
+    let only = of(&results, "127.91.45.1");
+    assert_eq!(only.outcome(), PairOutcome::AuthNeeded, "{only:?}");
 }
 
 #[tokio::test]

@@ -26,7 +26,8 @@ async fn a_refresh_does_not_drop_the_stream() {
             "outcomes",
             "mdns",
             "big-commands",
-            "hosts"
+            "hosts",
+            "default-passwords"
         ]
     );
     assert_eq!(

@@ -152,6 +152,7 @@ async fn pairing_knows_upstreams_makes_and_leaves_the_default_password_open() {
         credentials: Some(Credentials {
             username: "root".to_owned(),
             password: Some("root".to_owned()),
+            ..Credentials::default()
         }),
     };
     stream.pair("p", request);

@@ -47,6 +47,7 @@ fn plan_for(
     let request = ScanRequest {
         mode,
         ports: texts(ports),
+        rate: 0,
     };
     plan(&request, node, &policy)
 }

@@ -100,7 +100,7 @@ proptest! {
         ports in prop::collection::btree_set(1_u16.., 0..30),
         node in node(),
     ) {
-        let request = ScanRequest { mode: mode.clone(), ports: ports.iter().map(u16::to_string).collect() };
+        let request = ScanRequest { mode: mode.clone(), ports: ports.iter().map(u16::to_string).collect(), rate: 0 };
         let Ok(plan) = plan(&request, &node, &PlanPolicy::default()) else {
             return Ok(());
         };

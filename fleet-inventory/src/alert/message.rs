@@ -35,7 +35,7 @@ pub struct AlertItem {
 
 impl AlertMessage {
     /// Groups the facts that a rule selects: all devices of one scan are one message. None if it selects none.
-    pub fn of_devices(rule: &AlertRule, facts: &[DeviceFact], place: &str) -> Option<Self> {
+    pub fn of_devices(rule: &AlertRule, facts: &[DeviceFact], site: &str) -> Option<Self> {
         let selected: Vec<&DeviceFact> = facts.iter().filter(|fact| rule.selects(fact)).collect();
         if selected.is_empty() {
             return None;
@@ -52,7 +52,7 @@ impl AlertMessage {
         };
         let noun = if count == 1 { one } else { many };
         Some(Self {
-            title: format!("{count} {noun} at {}", printable(place)),
+            title: format!("{count} {noun} at {}", printable(site)),
             items: selected
                 .iter()
                 .take(ITEMS_SHOWN)

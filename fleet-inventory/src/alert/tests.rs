@@ -319,7 +319,7 @@ fn three_hundred_new_devices_are_one_message() {
 }
 
 #[test]
-fn a_message_is_one_line_per_item_whatever_a_device_calls_itself() {
+fn a_message_has_one_line_for_each_item_of_a_hostile_device() {
     let mut hostile = seen(1, "[fd00::1]:80", "2");
     hostile.facts.model = format!("S19\r\nBcc: x@y.test\u{202e}{}", "x".repeat(300));
     let fact = DeviceFact::Firmware {

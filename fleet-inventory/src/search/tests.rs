@@ -29,17 +29,18 @@ fn terms_are_typed_by_their_fields() {
         },
     );
     check(
-        "Model:S19 model:\"s21 Pro\" site:barn",
+        "Model:S19 model:\"s21 Pro\" site:barn label:Rack-7",
         Search {
             texts: vec![
                 (TextField::Model, vec![contains("s19"), contains("s21 pro")]),
                 (TextField::Site, vec![contains("barn")]),
+                (TextField::Label, vec![contains("rack-7")]),
             ],
             ..Search::default()
         },
     );
     check(
-        "mac:02* port:80 port:4028 pairing:FAILED pairing:password seen:<1d first:>2w",
+        "mac:02* port:80 port:4028 pairing:FAILED pairing:password seen:<1d first:>2w first:today missing:YES",
         Search {
             texts: vec![(
                 TextField::Mac,
@@ -53,7 +54,9 @@ fn terms_are_typed_by_their_fields() {
                     TimeField::First,
                     Age::More(Duration::from_secs(14 * 86_400)),
                 ),
+                (TimeField::First, Age::Today),
             ],
+            missing: Some(true),
             ..Search::default()
         },
     );
@@ -103,6 +106,7 @@ fn an_error_names_the_term_and_the_accepted_forms() {
         ("ip:10.0.0.1.*", "write an address, an IPv4 network"),
         ("ip:barn", "write an address, an IPv4 network"),
         ("pairing:maybe", "use unpaired, paired"),
+        ("missing:maybe", "`missing:maybe`: use yes or no"),
         ("seen:1d", "write an age such as <30m"),
         ("seen:<d", "write an age"),
         ("seen:<1y", "write an age"),

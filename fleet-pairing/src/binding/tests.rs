@@ -148,7 +148,9 @@ fn all_unpaired_leaves_out_paired_devices_and_without_a_password_those_with_a_lo
             claimed_from: None,
         };
         let expected = |with_password: bool| match status {
-            PairingStatus::Paired | PairingStatus::DefaultPassword => Err(NotPairable::Paired),
+            PairingStatus::Paired | PairingStatus::DefaultPassword | PairingStatus::Open => {
+                Err(NotPairable::Paired)
+            }
             PairingStatus::AuthenticationNeeded if !with_password => {
                 Err(NotPairable::PasswordMissing)
             }

@@ -85,6 +85,7 @@ impl VirtualSite {
         let request = ScanRequest {
             mode: Mode::Target(self.network.to_owned()),
             ports: self.ports.iter().map(|port| (*port).to_owned()).collect(),
+            rate: 0,
         };
         plan(&request, &self.node(), &PlanPolicy::default()).expect("a plan")
     }

@@ -116,13 +116,17 @@ impl Run {
     ) -> io::Result<impl Future<Output = ()> + use<>> {
         let targets = Arc::new(Targets::new(&job.targets));
         let ports: Arc<[Port]> = ports.into();
-        let dialer = Arc::new(Dialer::new(&scanner.options, job.guard));
+        let mut options = scanner.options.clone();
+        if job.rate > 0 {
+            options.rate = options.rate.min(job.rate);
+        }
+        let dialer = Arc::new(Dialer::new(&options, job.guard));
         let (out, events) = mpsc::channel(SWEEP_BATCHES);
         let sweep = Sweep::start(
             Arc::clone(&targets),
             Arc::clone(&ports),
             Arc::clone(&dialer),
-            &scanner.options,
+            &options,
             job.listen.is_some(),
             out,
         )?;
@@ -135,7 +139,7 @@ impl Run {
             .map(|listen| Listener::start(listen, targets.len()));
         let precedence = |port: &Port| scanner.drivers.precedence_at(*port);
         let run = Self {
-            options: scanner.options.clone(),
+            options,
             drivers: Arc::clone(&scanner.drivers),
             may_ask_silent: job.listed && targets.len() <= SILENT_TARGETS,
             requested_targets: job.targets,

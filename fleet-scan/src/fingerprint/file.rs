@@ -1,18 +1,18 @@
-//! Reads rule files. Parses text into a [`Rule`] once, and reports every error with its line.
+//! Reads rule files. Parses text into a [`Rule`] once, and reports every error with its line. `file/logins.rs` reads
+//! the login.
+
+mod logins;
 
 use std::{collections::BTreeMap, fmt::Display, ops::Range};
 
+use logins::{RawLogin, login_of};
 use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
     answer::Selector,
-    login::{BodyType, DigestRule, KnownLogin, LoginRule, Shown, TokenRule},
-    rule::{
-        Condition, FactSources, Match, Origin, Pattern, Rank, Request, Rule, Source, Words,
-        is_read_path,
-    },
+    rule::{Condition, FactSources, Match, Origin, Pattern, Rank, Request, Rule, Source, Words},
 };
 
 /// The longest pattern, in characters. Built-in patterns have at most 100.
@@ -120,29 +120,6 @@ struct RawSource {
     like: Option<Spanned<String>>,
     value: Option<String>,
     table: Option<Spanned<String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawLogin {
-    kind: Spanned<String>,
-    realm: Option<Spanned<String>>,
-    request: Option<Spanned<String>>,
-    json: Option<String>,
-    form: Option<String>,
-    #[serde(default)]
-    headers: Vec<String>,
-    token: Option<String>,
-    header: Option<Spanned<String>>,
-    proof: Option<Spanned<String>>,
-    logout: Option<Spanned<String>>,
-    /// `USER:PASSWORD`. The part before the colon is empty if the make has no user names.
-    #[serde(default)]
-    defaults: Vec<String>,
-    must: Option<String>,
-    model: Option<String>,
-    mac: Option<String>,
-    serial: Option<String>,
 }
 
 /// An error and its location.
@@ -259,112 +236,6 @@ fn read(file: &str, text: &str) -> Result<Rule, Fault> {
             hostname: facts(raw.facts.hostname)?,
         },
         login: raw.login.map(login_of).transpose()?,
-    })
-}
-
-/// A proof of a password changes nothing on the device, for every request method.
-fn read_request(request: String, kind: &Spanned<String>) -> Result<String, Fault> {
-    // A GET of the settings reads them.
-    let is_read = |method: &str, path: &str| {
-        is_read_path(path) || (method == "GET" && is_read_path(&path.replace("setting", "")))
-    };
-    match request.split_once(' ') {
-        Some((method, path)) if is_read(method, path) => Ok(request),
-        _ => Err(Fault::at(
-            kind,
-            format!("the proof `{request}` is not a path that is known to only read"),
-        )),
-    }
-}
-
-fn login_of(raw: RawLogin) -> Result<LoginRule, Fault> {
-    let kind_name = &raw.kind;
-    let missing = |name: &str| Fault::at(kind_name, format!("a login of this kind needs `{name}`"));
-    let request = |written: Option<Spanned<String>>, name: &str| -> Result<String, Fault> {
-        let written = written.ok_or_else(|| missing(name))?;
-        let is_request = ["GET /", "POST /"]
-            .iter()
-            .any(|start| written.get_ref().starts_with(start));
-        let is_plain = written
-            .get_ref()
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() || byte == b' ');
-        if is_request && is_plain {
-            Ok(written.into_inner())
-        } else {
-            Err(Fault::at(&written, "write `GET /PATH` or `POST /PATH`"))
-        }
-    };
-    let kind = match kind_name.get_ref().as_str() {
-        "open" => KnownLogin::Open,
-        "unprovable" => KnownLogin::Unprovable,
-        "digest" => {
-            let proof = raw.proof.ok_or_else(|| missing("proof"))?;
-            if !is_read_path(proof.get_ref()) {
-                return Err(Fault::at(
-                    &proof,
-                    "the proof is a path that is known to only read",
-                ));
-            }
-            let realm = pattern(raw.realm.as_ref().ok_or_else(|| missing("realm"))?)?;
-            KnownLogin::Digest(DigestRule {
-                realm,
-                proof: proof.into_inner(),
-            })
-        }
-        "token" => {
-            let header = raw.header.ok_or_else(|| missing("header"))?;
-            // A line break in one header would add another.
-            let is_line = |line: &str| !line.chars().any(char::is_control) && line.contains(": ");
-            if !is_line(header.get_ref())
-                || !header.get_ref().contains("{token}")
-                || !raw.headers.iter().all(|line| is_line(line))
-            {
-                return Err(Fault::at(
-                    &header,
-                    "a header is `NAME: VALUE`, this one with `{token}`",
-                ));
-            }
-            let (body, body_type) = match (raw.json, raw.form) {
-                (None, form) => (form.unwrap_or_default(), BodyType::Form),
-                (Some(json), None) => (json, BodyType::Json),
-                (Some(_), Some(_)) => {
-                    return Err(Fault::at(kind_name, "a login has `json` or `form`"));
-                }
-            };
-            KnownLogin::Token(TokenRule {
-                request: request(raw.request, "request")?,
-                body,
-                body_type,
-                extra: raw.headers,
-                token: raw.token.ok_or_else(|| missing("token"))?,
-                header: header.into_inner(),
-                proof: read_request(request(raw.proof, "proof")?, kind_name)?,
-                logout: raw
-                    .logout
-                    .map(|logout| request(Some(logout), "logout"))
-                    .transpose()?,
-            })
-        }
-        _ => {
-            return Err(Fault::at(
-                kind_name,
-                "a login is `digest`, `token`, `open` or `unprovable`",
-            ));
-        }
-    };
-    let defaults = raw.defaults.iter().filter_map(|pair| pair.split_once(':'));
-    Ok(LoginRule {
-        kind,
-        defaults: defaults
-            .map(|(username, password)| (username.to_owned(), password.to_owned()))
-            .collect(),
-        shown: Shown {
-            must: raw.must,
-            model: raw.model,
-            mac: raw.mac,
-            serial: raw.serial,
-        },
     })
 }
 

@@ -165,13 +165,13 @@ pub(super) fn is_read_path(path: &str) -> bool {
 }
 
 /// Whether a POST is a GraphQL query. The GraphQL specification defines queries as read-only.
-fn is_query(post: &str) -> bool {
+pub(super) fn is_query(post: &str) -> bool {
     let Some((path, body)) = post.split_once(' ') else {
         return false;
     };
     let query = serde_json::from_str::<serde_json::Value>(body).ok();
     let query = query.as_ref().and_then(|body| body.get("query")?.as_str());
-    path == "/graphql" && query.is_some_and(|query| query.starts_with('{'))
+    matches!(path, "/graphql" | "/api/graphql") && query.is_some_and(|query| query.starts_with('{'))
 }
 
 impl fmt::Display for Request {
@@ -395,6 +395,19 @@ impl Rule {
         .collect()
     }
 
+    /// Whether the devices show their MAC over a protocol.
+    pub(super) fn shows_mac(&self, protocol: Protocol) -> bool {
+        self.sources.mac.iter().any(|source| source.is_of(protocol))
+    }
+
+    /// Whether the devices show their serial over a protocol.
+    pub(super) fn shows_serial(&self, protocol: Protocol) -> bool {
+        self.sources
+            .serial
+            .iter()
+            .any(|source| source.is_of(protocol))
+    }
+
     /// The first signature that the answers match. Strong signatures come before weak ones.
     pub(super) fn matching(&self, answers: &Answers) -> Option<&Match> {
         let hits = || self.matches.iter().filter(|one| one.holds(answers));
@@ -498,6 +511,14 @@ impl Condition {
 }
 
 impl Source {
+    /// Whether the value comes from an answer of this protocol.
+    fn is_of(&self, protocol: Protocol) -> bool {
+        match &self.origin {
+            Origin::Answer { request, .. } => request.protocol == protocol,
+            Origin::Model | Origin::Constant => false,
+        }
+    }
+
     /// The value of the fact, if this source has one.
     fn value_of(&self, answers: &Answers, model: &str) -> Option<String> {
         let text = match &self.origin {

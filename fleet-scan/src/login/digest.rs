@@ -5,7 +5,7 @@ use crate::{
     driver::DriverError,
     fingerprint::{DigestRule, LoginRule},
     http::{self, Outgoing, Response, digest::Challenge},
-    login::{Authenticated, Login, accepted, whole},
+    login::{Authenticated, Login, accepted, json_of, whole},
     probe::Probe,
 };
 
@@ -49,7 +49,7 @@ pub(super) async fn authenticate(
         ));
     }
     match second.status {
-        200 => accepted(known, &second, login),
+        200 => accepted(known, &known.shown, &json_of(&second)?, login),
         401 => Ok(Authenticated::Refused),
         status => Err(DriverError::Protocol(format!(
             "the device lets nobody in (HTTP {status})"

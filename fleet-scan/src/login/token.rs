@@ -1,31 +1,43 @@
 //! Login by a request that returns a token or a cookie. These makes support only cleartext passwords. Therefore the web
-//! server must first be identified as the same make.
+//! server must first be identified as the same make, and it must refuse the verifying request without a login.
+//!
+//! Makes changed their logins over the releases. Each of them is asked for its verifying request without a login
+//! ([`offer`]), so that the password goes only to the login that the device serves.
 
+use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::{
     conversation,
     driver::{Answer, DriverError},
-    fingerprint::{Fingerprints, LoginRule, Protocol, TokenRule},
-    http::{self, Outgoing},
-    login::{Authenticated, DefaultPassword, Login, accepted, whole},
+    fingerprint::{Fingerprints, LoginRule, Protocol, Shown, TokenRule},
+    http::{self, Outgoing, Response},
+    login::{
+        Authenticated, DefaultPassword, IsExpected, Login, accepted, identify, json_of, whole,
+    },
     probe::Probe,
 };
 
-/// Tries a login once. Without credentials, returns that the device requires a login, as its rule states.
+/// Tries a login once. Without credentials, checks whether the device requires a login.
 pub(super) async fn authenticate(
     probe: &mut Probe<'_>,
     rules: &Fingerprints,
     name: &str,
     known: &LoginRule,
-    token: &TokenRule,
     login: Option<&Login>,
+    is_expected: &IsExpected<'_>,
 ) -> Result<Authenticated, DriverError> {
-    let answer = conversation::identify(probe, rules, Protocol::Http).await?;
-    if !matches!(answer, Answer::Named(_)) || probe.rule() != Some(name) {
-        let why = "the web server is not that of such a device: nothing was sent to it";
-        return Err(DriverError::Protocol(why.to_owned()));
+    let has_page = rules.has_page(name);
+    if has_page {
+        identify(probe, rules, name, Protocol::Http, is_expected).await?;
     }
+    let Some((token, shown)) = served(probe, known, has_page).await? else {
+        let why = "the web server has none of the logins that are known for such devices: nothing was sent to it";
+        return Err(DriverError::Protocol(why.to_owned()));
+    };
+    let Some(token) = token else {
+        return Ok(Authenticated::Open);
+    };
     let Some(login) = login else {
         return Ok(Authenticated::Wanted);
     };
@@ -33,13 +45,13 @@ pub(super) async fn authenticate(
         return Ok(Authenticated::Refused);
     };
     let header = Zeroizing::new(format!("{}\r\n", token.header.replace("{token}", &given)));
-    let proof = request(probe, &token.proof, &header, "").await?;
+    let proof = prove(probe, token, &header).await?;
     // Log out before any check, because an open session blocks other users on some makes.
     if let Some(logout) = &token.logout {
         let _ = request(probe, logout, &header, "").await;
     }
     match proof.status {
-        200 if known.shown.is_empty() => {
+        200 if shown.is_empty() => {
             // The verifying response contains no device facts, so identify the device again.
             match conversation::identify(probe, rules, Protocol::Http).await? {
                 Answer::Named(device) => Ok(Authenticated::Accepted {
@@ -52,11 +64,71 @@ pub(super) async fn authenticate(
                 }
             }
         }
-        200 => accepted(known, &proof, login),
+        200 => accepted(known, shown, &json_of(&proof)?, login),
         401 | 403 => Ok(Authenticated::Refused),
         status => Err(DriverError::Protocol(format!(
             "the proof of the login failed (HTTP {status})"
         ))),
+    }
+}
+
+/// The first login that the device serves. Without a token rule, the device is readable without a login.
+async fn served<'r>(
+    probe: &mut Probe<'_>,
+    known: &'r LoginRule,
+    has_page: bool,
+) -> Result<Option<(Option<&'r TokenRule>, &'r Shown)>, DriverError> {
+    let mut variants = known.variants().peekable();
+    while let Some((token, shown)) = variants.next() {
+        let response = prove(probe, token, "").await?;
+        let is_last = variants.peek().is_none();
+        match offer(&response, token, shown, has_page && is_last) {
+            Offer::Login => return Ok(Some((Some(token), shown))),
+            Offer::Open => return Ok(Some((None, shown))),
+            Offer::Absent => {}
+        }
+    }
+    Ok(None)
+}
+
+/// The meaning of the answer to a verifying request without a login.
+#[derive(Debug, PartialEq, Eq)]
+enum Offer {
+    /// The device refuses the request, so a login can be verified.
+    Login,
+    /// The device answers it, so nothing needs a login, and none can be verified.
+    Open,
+    /// The device does not know the request.
+    Absent,
+}
+
+/// Judges the answer. A page or a redirect also counts as a refusal (`is_page_refusal`), if no other login is left and
+/// the web server was identified.
+fn offer(response: &Response, token: &TokenRule, shown: &Shown, is_page_refusal: bool) -> Offer {
+    let page = || {
+        if is_page_refusal {
+            Offer::Login
+        } else {
+            Offer::Absent
+        }
+    };
+    match response.status {
+        401 | 403 => Offer::Login,
+        200..300 => {
+            let value = serde_json::from_slice::<Value>(&response.body).ok();
+            let shows = match (&shown.must, &value) {
+                (Some(must), Some(value)) => must.is_in(value),
+                (Some(_), None) => return page(),
+                (None, _) => true,
+            };
+            if shows && !token.is_open_proof {
+                Offer::Open
+            } else {
+                Offer::Login
+            }
+        }
+        404 | 405 | 410 | 500.. => Offer::Absent,
+        _ => page(),
     }
 }
 
@@ -66,48 +138,65 @@ async fn log_in(
     token: &TokenRule,
     login: &Login,
 ) -> Result<Option<Zeroizing<String>>, DriverError> {
-    let kind = token.body_type.header();
-    let headers = format!(
-        "{kind}{}",
-        token
-            .extra
-            .iter()
-            .map(|line| format!("{line}\r\n"))
-            .collect::<String>()
-    );
+    // A request on a connection that turns out to be closed is repeated, and a password is sent only once.
+    probe.close();
+    let headers = format!("{}{}", token.body_type.header(), token.extra_lines());
     let path = token.fill(&token.request, login);
     let body = token.fill(&token.body, login);
     let response = request(probe, &path, &headers, &body).await?;
-    if response.status == 429 {
-        let why = "the device is locked after too many logins; wait before the next try".to_owned();
-        return Err(DriverError::Protocol(why));
+    match response.status {
+        429 => {
+            let why = "the device is locked after too many logins; wait before the next try";
+            Err(DriverError::Protocol(why.to_owned()))
+        }
+        status @ 500.. => Err(DriverError::Protocol(format!(
+            "the device failed to log in (HTTP {status})"
+        ))),
+        _ => Ok(given(token, &response)),
     }
-    if response.status >= 500 {
-        return Err(DriverError::Protocol(format!(
-            "the device failed to log in (HTTP {})",
-            response.status
-        )));
-    }
-    if token.is_cookie() {
-        let cookie = response
+}
+
+/// The token or cookie in the answer to a login.
+fn given(token: &TokenRule, response: &Response) -> Option<Zeroizing<String>> {
+    if let Some(name) = token.cookie() {
+        let fits = |cookie: &&str| {
+            let pair = cookie.split_once('=');
+            is_plain(cookie)
+                && pair.is_some_and(|(key, value)| {
+                    !value.is_empty() && (name.is_empty() || key.trim() == name)
+                })
+        };
+        return response
             .header("set-cookie")
-            .next()
-            .and_then(|cookie| cookie.split(';').next());
-        let fits =
-            cookie.filter(|cookie| (200..400).contains(&response.status) && is_plain(cookie));
-        return Ok(fits.map(|cookie| Zeroizing::new(cookie.to_owned())));
+            .filter_map(|cookie| cookie.split(';').next())
+            .find(fits)
+            .filter(|_| (200..400).contains(&response.status))
+            .map(|cookie| Zeroizing::new(cookie.to_owned()));
     }
-    let value: Option<serde_json::Value> = serde_json::from_slice(&response.body).ok();
-    let given = value
-        .as_ref()
-        .and_then(|value| value.pointer(&token.token)?.as_str());
-    let fits = given.filter(|given| (200..300).contains(&response.status) && is_plain(given));
-    Ok(fits.map(|given| Zeroizing::new(given.to_owned())))
+    let value: Value = serde_json::from_slice(&response.body).ok()?;
+    let given = value.pointer(&token.token)?.as_str()?;
+    ((200..300).contains(&response.status) && is_plain(given))
+        .then(|| Zeroizing::new(given.to_owned()))
 }
 
 /// Whether a text is safe in a header line.
 fn is_plain(text: &str) -> bool {
     (1..=4096).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
+/// Sends the verifying request, with the header of a session or without.
+async fn prove(
+    probe: &mut Probe<'_>,
+    token: &TokenRule,
+    session: &str,
+) -> Result<Response, DriverError> {
+    let kind = if token.proof_body.is_empty() {
+        ""
+    } else {
+        "Content-Type: application/json\r\n"
+    };
+    let headers = Zeroizing::new(format!("{kind}{}{session}", token.extra_lines()));
+    request(probe, &token.proof, &headers, &token.proof_body).await
 }
 
 /// Sends `METHOD /path`.
@@ -116,7 +205,7 @@ async fn request(
     written: &str,
     headers: &str,
     body: &str,
-) -> Result<http::Response, DriverError> {
+) -> Result<Response, DriverError> {
     let (method, path) = written.split_once(' ').unwrap_or(("GET", written));
     whole(
         http::exchange(
@@ -130,4 +219,127 @@ async fn request(
         )
         .await?,
     )
+}
+
+/// Entry point for fuzzing. The bytes are a response to a login, and to its verifying request.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let Some(response) = http::response::parse(bytes) else {
+        return;
+    };
+    for rule in Fingerprints::built_in().rules() {
+        let variants = rule.login.iter().flat_map(LoginRule::variants);
+        for (token, shown) in variants {
+            let found = given(token, &response);
+            if let Some(found) = &found {
+                assert!(is_plain(found) && response.status < 400);
+            }
+            let offered = offer(&response, token, shown, true);
+            assert!(response.status < 400 || offered != Offer::Open);
+            if let Ok(value) = json_of(&response)
+                && let Ok(facts) = super::facts(shown, &value)
+            {
+                assert!(facts.model.chars().count() <= crate::text::FIELD);
+                assert!(facts.mac.is_none_or(|mac| !mac.is_placeholder()));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn response(head: &str, body: &str) -> Response {
+        let length = body.len();
+        let text = format!("HTTP/1.1 {head}\r\nContent-Length: {length}\r\n\r\n{body}");
+        http::response::parse(text.as_bytes()).expect("a response")
+    }
+
+    fn rule(name: &str, nth: usize) -> (TokenRule, Shown) {
+        let rules = Fingerprints::built_in();
+        let known = rules.login(name).expect("a login");
+        let (token, shown) = known.variants().nth(nth).expect("a variant");
+        (token.clone(), shown.clone())
+    }
+
+    #[test]
+    fn a_password_goes_only_to_a_login_that_the_device_serves() {
+        let details = r#"{"mac_address":"02:00:5E:00:00:01"}"#;
+        for (name, nth, head, body, is_last, expected) in [
+            ("braiins", 0, "401 Unauthorized", "", false, Offer::Login),
+            ("braiins", 0, "200 OK", details, false, Offer::Open),
+            (
+                "braiins",
+                0,
+                "200 OK",
+                "<html></html>",
+                false,
+                Offer::Absent,
+            ),
+            ("braiins", 0, "404 Not Found", "", false, Offer::Absent),
+            ("braiins", 0, "302 Found", "", false, Offer::Absent),
+            ("braiins", 0, "502 Bad Gateway", "", false, Offer::Absent),
+            ("sealminer", 0, "302 Found", "", true, Offer::Login),
+            (
+                "sealminer",
+                0,
+                "200 OK",
+                "<html></html>",
+                true,
+                Offer::Login,
+            ),
+            (
+                "innosilicon",
+                0,
+                "200 OK",
+                r#"{"success":false}"#,
+                true,
+                Offer::Login,
+            ),
+            ("vnish", 0, "401 Unauthorized", "", true, Offer::Login),
+            ("vnish", 0, "200 OK", "", true, Offer::Open),
+        ] {
+            let (token, shown) = rule(name, nth);
+            let offered = offer(&response(head, body), &token, &shown, is_last);
+            assert_eq!(offered, expected, "{name} {nth} {head} {body}");
+        }
+    }
+
+    #[test]
+    fn a_cookie_counts_by_its_name_and_only_with_a_value() {
+        let (any, _) = rule("sealminer", 0);
+        let named = TokenRule {
+            token: "cookie session_id".to_owned(),
+            ..any.clone()
+        };
+        for (token, head, expected) in [
+            (&any, "200 OK\r\nSet-Cookie: sid=1; path=/", Some("sid=1")),
+            (&any, "302 Found\r\nSet-Cookie: sid=1", Some("sid=1")),
+            (&any, "403 Forbidden\r\nSet-Cookie: sid=1", None),
+            (&any, "200 OK\r\nSet-Cookie: sid=; path=/", None),
+            (&any, "200 OK", None),
+            (
+                &named,
+                "200 OK\r\nSet-Cookie: lang=en\r\nSet-Cookie: session_id=2",
+                Some("session_id=2"),
+            ),
+            (&named, "200 OK\r\nSet-Cookie: lang=en", None),
+        ] {
+            let found = given(token, &response(head, ""));
+            assert_eq!(found.as_deref().map(String::as_str), expected, "{head}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(fleet_core::regressions!("token-login"))]
+
+        #[test]
+        fn no_response_breaks_a_login(status in 100..600u16, header in "[ -~]{0,200}", body in "\\PC{0,400}") {
+            let length = body.len();
+            fuzz(format!("HTTP/1.1 {status} X\r\nSet-Cookie: {header}\r\nContent-Length: {length}\r\n\r\n{body}").as_bytes());
+        }
+    }
 }

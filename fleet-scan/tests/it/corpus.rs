@@ -39,3 +39,13 @@ fn every_known_mdns_answer_is_read_within_bounds() {
 fn every_known_login_challenge_is_answered_or_refused() {
     replay("login_challenge", fleet_scan::fuzz::login_challenge);
 }
+
+#[test]
+fn every_known_answer_to_a_login_is_read_or_refused() {
+    replay("login_token", fleet_scan::fuzz::login_token);
+}
+
+#[test]
+fn no_known_answer_passes_for_one_under_the_password_of_a_whatsminer() {
+    replay("whatsminer_login", fleet_scan::fuzz::whatsminer_login);
+}

@@ -13,6 +13,7 @@ mod mdns;
 mod names;
 mod namespaces;
 mod pairing;
+mod password_proofs;
 mod politeness;
 mod recorded;
 mod stopping;

@@ -219,7 +219,7 @@ fn table() -> String {
             .replace('|', "/")
     };
     let mut table =
-        "| make | found by | facts | login | published answers |\n|---|---|---|---|---|\n"
+        "| make | found by | facts | pairs with | published answers |\n|---|---|---|---|---|\n"
             .to_owned();
     let mut makes = Fingerprints::built_in().makes();
     makes.sort_by_key(|make| (make.published.is_empty(), make.make.to_lowercase()));
@@ -240,6 +240,19 @@ fn table() -> String {
         ];
         table.push_str(&format!("| {} |\n", row.join(" | ")));
     }
+    let count = |accepts: &dyn Fn(&str) -> bool| {
+        let all = Fingerprints::built_in().makes();
+        all.iter()
+            .filter(|make| make.login.is_some_and(accepts))
+            .count()
+    };
+    let (open, unproved) = ("open", "cannot be proved");
+    table.push_str(&format!(
+        "\n{} rows pair with a password, and {} without one. The passwords of {} cannot be proved.\n",
+        count(&|login| login != open && login != unproved),
+        count(&|login| login == open),
+        count(&|login| login == unproved),
+    ));
     table
 }
 

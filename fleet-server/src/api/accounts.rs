@@ -107,6 +107,8 @@ impl AccountService for Api {
             RpcError::not_found(format!(
                 "no session {id} that you can end: `fleetctl sessions list` shows your sessions"
             ))
+            .with_reason("SESSION_NOT_FOUND")
+            .with_fact("session_id", id)
         });
         call.attempt("operator.end_session", format!("session {id}"))
             .or_refused(&self.app.auditor, ended)
@@ -142,7 +144,7 @@ impl AccountService for Api {
         let Some(stored) = stored else {
             let first = RpcError::failed_precondition(
                 "this account has no password, and a key cannot set the first one: ask an administrator for a one-time password (`fleetctl operators reset-password`), or use `fleetd admin reset-password`",
-            );
+            ).with_reason("PASSWORD_NOT_SET");
             return Err(attempt.refused(&self.app.auditor, first).await);
         };
         // An unreadable password is a wrong one: no check may be skipped because a value could not be read.
@@ -158,7 +160,8 @@ impl AccountService for Api {
         if !is_right {
             let wrong = RpcError::failed_precondition(
                 "the current password is wrong: if it is forgotten, an administrator can reset it",
-            );
+            )
+            .with_reason("PASSWORD_WRONG");
             return Err(attempt.refused(&self.app.auditor, wrong).await);
         }
         let salt = self.app.environment.random();

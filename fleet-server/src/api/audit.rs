@@ -35,7 +35,9 @@ impl AuditService for Api {
             (_, _) => {
                 return Err(RpcError::invalid_argument(
                     "operator_id and fleet_node_id are both set: an action has one author",
-                ));
+                )
+                .with_reason("INVALID_FIELD")
+                .with_fact("field", "fleet_node_id"));
             }
         };
         let limit = page_size(request.limit, RECORDS.0, RECORDS.1);

@@ -57,8 +57,11 @@ impl DeviceService for Api {
     ) -> Result<Reply<GetDeviceResponse>, RpcError> {
         let call = self.operator(&context)?;
         let name = if request.device_id == 0 {
-            let identifier = DeviceIdentifier::from_str(&request.identifier)
-                .map_err(|error| RpcError::invalid_argument(format!("identifier: {error}")))?;
+            let identifier = DeviceIdentifier::from_str(&request.identifier).map_err(|error| {
+                RpcError::invalid_argument(format!("identifier: {error}"))
+                    .with_reason("INVALID_FIELD")
+                    .with_fact("field", "identifier")
+            })?;
             DeviceName::Identifier(identifier)
         } else {
             DeviceName::Id(DeviceId(request.device_id))
@@ -132,6 +135,10 @@ impl DeviceService for Api {
 
 impl Api {
     async fn device(&self, org: OrgId, name: DeviceName) -> Result<fleet::Device, RpcError> {
+        let wanted = match &name {
+            DeviceName::Id(id) => id.to_string(),
+            DeviceName::Identifier(identifier) => identifier.to_string(),
+        };
         let unknown = match &name {
             DeviceName::Id(id) => format!("no device {id} in this organization"),
             DeviceName::Identifier(identifier) => {
@@ -144,7 +151,11 @@ impl Api {
             .device(org, name)
             .await
             .answered()?
-            .ok_or_else(|| RpcError::not_found(unknown))?;
+            .ok_or_else(|| {
+                RpcError::not_found(unknown)
+                    .with_reason("DEVICE_NOT_FOUND")
+                    .with_fact("value", wanted)
+            })?;
         let mut devices = self.with_pairings(org, vec![row]).await?;
         devices
             .pop()

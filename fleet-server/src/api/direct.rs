@@ -2,6 +2,7 @@
 
 use std::future::ready;
 
+use fleet_discovery::ScanRequest;
 use fleet_wire::{
     BoxStream, Context, Reply, RpcError,
     fleet::{DirectService, ScanOwnNetworkRequest, WatchScanResponse},
@@ -19,7 +20,7 @@ impl PairingService for Api {
         request: DiscoverRequest,
     ) -> Result<Reply<BoxStream<DiscoverResponse>>, RpcError> {
         let call = self.operator(&context)?;
-        let request = convert::scan_request(Some(request))?;
+        let request = at_own_rate(convert::scan_request(Some(request))?)?;
         let items = direct::scan(&self.app, &call, request).await?;
         let messages = items.filter_map(|item| {
             ready(match item {
@@ -48,8 +49,21 @@ impl DirectService for Api {
         request: ScanOwnNetworkRequest,
     ) -> Result<Reply<BoxStream<WatchScanResponse>>, RpcError> {
         let call = self.operator(&context)?;
-        let request = convert::scan_request(request.request)?;
+        let request = at_own_rate(convert::scan_request(request.request)?)?;
         let items = direct::scan(&self.app, &call, request).await?;
         Ok(Reply::stream(items.map(|item| item.map(watch::message))))
     }
+}
+
+/// The server's own scans have its rate, so a request cannot name one.
+fn at_own_rate(request: ScanRequest) -> Result<ScanRequest, RpcError> {
+    if request.rate > 0 {
+        return Err(RpcError::invalid_argument(format!(
+            "max_rate is {}: scans of the server's own network have the rate of the server; leave it unset",
+            request.rate
+        ))
+        .with_reason("INVALID_FIELD")
+        .with_fact("field", "max_rate"));
+    }
+    Ok(request)
 }

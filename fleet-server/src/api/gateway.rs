@@ -9,8 +9,9 @@ use fleet_core::{
     SecretHash, SecretKind, challenge, limits, registration_statement,
 };
 use fleet_store::{
-    Actor, Challenged, Halt, Heartbeat, NewNode, NewPairResults, NewReport, NodeIdentity,
-    OpenSessionError, PairRow, Principal, ReportAnswer, ReportError, SealedCredentials,
+    Actor, BeginError, Challenged, Halt, Heartbeat, NewNode, NewPairResults, NewReport,
+    NodeIdentity, OpenSessionError, PairRow, Principal, ReportAnswer, ReportError,
+    SealedCredentials,
 };
 use fleet_wire::{
     BoxStream, Context, Message, Reply, RpcError,
@@ -27,6 +28,7 @@ use sha2::{Digest, Sha256};
 
 use super::Api;
 use crate::{
+    app::App,
     audit::Attempt,
     auth::{call_permit, calling_address, calling_node},
     convert::{printable, raw_host, raw_report, timestamp},
@@ -110,6 +112,10 @@ impl FleetNodeGatewayService for Api {
         let begun = store
             .begin_handshake(key, identity_key, hash, expires)
             .await;
+        if let Err(BeginError::Credentials) = &begun {
+            let reason = "a handshake with its identity was refused: its API key is not valid";
+            handshake_refused(&self.app, identity_key, reason).await;
+        }
         let subject = format!("identity {}", Fingerprint::of(&identity_key));
         Attempt::anonymous(from, "node.handshake", subject)
             .or_refused(&self.app.auditor, begun)
@@ -131,8 +137,10 @@ impl FleetNodeGatewayService for Api {
                 .handshakes
                 .allow(from, "handshakes", self.app.environment.instant())?;
         }
-        let refused =
-            || RpcError::unauthenticated("the challenge was not answered: begin a new handshake");
+        let refused = || {
+            RpcError::unauthenticated("the challenge was not answered: begin a new handshake")
+                .with_reason("CHALLENGE_INVALID")
+        };
         let now = self.app.environment.now();
         let store = &self.app.store;
         // Consumed before the signature is checked, so a challenge allows one guess.
@@ -156,6 +164,14 @@ impl FleetNodeGatewayService for Api {
             .filter(|challenged| challenged.alive)
             .filter(|challenged| answers(challenged, &request));
         let Some(challenged) = answered else {
+            if let Some(challenged) = taken {
+                let reason = if challenged.alive {
+                    "a handshake with its API key was refused: the signature is not of its identity key"
+                } else {
+                    "a handshake with its API key was refused: it was not completed in time"
+                };
+                handshake_refused(&self.app, challenged.identity_key, reason).await;
+            }
             return Err(attempt.refused(&self.app.auditor, refused()).await);
         };
         let token = self.app.environment.secret(SecretKind::NodeSession);
@@ -195,10 +211,11 @@ impl FleetNodeGatewayService for Api {
         let _beating = call_permit(&context)?.beating().await;
         let served = self.app.store.heartbeat(node.node, heartbeat, now).await;
         if !served.answered()? {
-            return Err(RpcError::not_found(format!(
-                "node {} is no longer enrolled",
-                node.node
-            )));
+            return Err(
+                RpcError::not_found(format!("node {} is no longer enrolled", node.node))
+                    .with_reason("NODE_NOT_ENROLLED")
+                    .with_fact("node_id", node.node),
+            );
         }
         Ok(Reply::new(UploadHeartbeatResponse {
             received_at: Some(timestamp(now)),
@@ -332,6 +349,7 @@ fn pair_row(result: FleetNodePairResult) -> Result<PairRow, (PairRejectReason, S
         identifier: &result.device_identifier,
         outcome,
         default_password: result.default_password_active,
+        open: result.open,
         serial: &result.serial_number,
         mac: &result.mac_address,
         model: &result.model,
@@ -348,7 +366,10 @@ fn pair_row(result: FleetNodePairResult) -> Result<PairRow, (PairRejectReason, S
         return Err(refused(PairRejectReason::Credentials));
     }
     let sealed = sealed
-        .filter(|sealed| !sealed.username.is_empty() || !sealed.password.is_empty())
+        // No password worked at a device that needs none.
+        .filter(|sealed| {
+            !parsed.open && !(sealed.username.is_empty() && sealed.password.is_empty())
+        })
         .map(|sealed| SealedCredentials {
             username: sealed.username.to_vec(),
             password: sealed.password.to_vec(),
@@ -386,12 +407,22 @@ fn verify_possession(
         RpcError::invalid_argument(
             "identity_proof is not identity_pubkey's signature over code, name and keys",
         )
+        .with_reason("INVALID_FIELD")
+        .with_fact("field", "identity_proof")
     };
     let signature = Signature::from_slice(&request.identity_proof).map_err(|_| refused())?;
     let statement = registration_statement(code, &request.name, key.as_bytes(), encryption_key);
     key.verify_strict(&statement, &signature)
         .map_err(|_| refused())?;
     Ok(true)
+}
+
+/// Records a refused handshake for the list of nodes. A failure is logged only: the refusal itself is more important.
+async fn handshake_refused(app: &App, identity_key: [u8; 32], reason: &str) {
+    let recorded = app.store.handshake_refused(identity_key, reason.to_owned());
+    if let Err(error) = recorded.await {
+        tracing::warn!(%error, "a refused handshake could not be recorded");
+    }
 }
 
 /// A malformed command id is answered like a command that is not in flight.
@@ -401,6 +432,8 @@ fn command_id(text: &str) -> Result<CommandId, RpcError> {
             "command {} is not in flight for this node",
             printable(text, 64)
         ))
+        .with_reason("COMMAND_NOT_IN_FLIGHT")
+        .with_fact("command_id", printable(text, 64))
     })
 }
 

@@ -56,7 +56,10 @@ impl OperatorService for Api {
             return Err(RpcError::invalid_argument(format!(
                 "email is `{}`: write it as name@example.org",
                 printable(email, 254)
-            )));
+            ))
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", "email")
+            .with_fact("value", printable(email, 254)));
         }
         let role = role(&request.role)?;
         let (password, hash) = self.one_time_password(&call).await?;
@@ -126,7 +129,7 @@ impl OperatorService for Api {
             // Otherwise a stolen key that expires would open the account for good.
             let refused = RpcError::failed_precondition(
                 "you cannot reset your own password: `fleetctl password` changes it, and another administrator can reset it",
-            );
+            ).with_reason("OWN_PASSWORD");
             let attempt = call.attempt("operator.reset_password", format!("operator {id}"));
             return Err(attempt.refused(&self.app.auditor, refused).await);
         }
@@ -162,5 +165,10 @@ impl Api {
 }
 
 fn role(text: &str) -> Result<Role, RpcError> {
-    Role::from_str(text).map_err(|error| RpcError::invalid_argument(format!("role: {error}")))
+    Role::from_str(text).map_err(|error| {
+        RpcError::invalid_argument(format!("role: {error}"))
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", "role")
+            .with_fact("value", printable(text, 64))
+    })
 }

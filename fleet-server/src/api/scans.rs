@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fleet_core::{Permission, Priority, limits};
-use fleet_discovery::NodeChoice;
+use fleet_discovery::{NodeChoice, packets};
 use fleet_store::Queueing;
 use fleet_wire::{
     BoxStream, Context, Reply, RpcError,
@@ -55,6 +55,7 @@ impl ScanService for Api {
             choice,
             request: convert::scan_request(request.request)?,
             request_id: Some(request.request_id),
+            name: request.name,
             priority,
             queueing: Queueing::Until(call.now.plus(queue_for)),
             override_blackout: request.override_blackout,
@@ -81,6 +82,12 @@ impl ScanService for Api {
         })?;
         let planned = planning::planned(&self.app, call.org, &choice, &wanted).await?;
         let shares = shares(&planned);
+        let warnings = scans::warnings_of(&self.app, call.org, &planned).await?;
+        let of_shares = planned.plans();
+        let packets = of_shares
+            .map(|(plan, node)| packets(plan, &node.profile))
+            .sum();
+        let rate = planned.rate();
         let mut plan = planned.joint.plan;
         if let NodeChoice::Node(node) = choice {
             let priority = Priority::Interactive;
@@ -107,6 +114,9 @@ impl ScanService for Api {
             shares,
             uncovered: planned.joint.uncovered.len(),
             uncovered_targets: planned.joint.uncovered.ranges().take(RANGES).collect(),
+            packets,
+            rate,
+            warnings,
         }))
     }
 
@@ -238,5 +248,9 @@ fn queue_for(requested: Option<fleet_wire::Duration>) -> Result<Duration, RpcErr
                 requested.seconds,
                 limits::QUEUE_FOR_MOST.as_secs()
             ))
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", "queue_for")
+            .with_fact("value", requested.seconds)
+            .with_fact("limit", limits::QUEUE_FOR_MOST.as_secs())
         })
 }

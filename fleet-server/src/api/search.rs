@@ -16,6 +16,8 @@ use crate::{convert, failure::Answered};
 
 /// Default and maximum number of devices on a page.
 const PAGE: (u32, u32) = (100, 1_000);
+/// The longest search, in characters.
+const SEARCH: usize = 512;
 
 impl DeviceSearchService for Api {
     async fn search_devices(
@@ -25,7 +27,7 @@ impl DeviceSearchService for Api {
     ) -> Result<Reply<SearchDevicesResponse>, RpcError> {
         let call = self.operator(&context)?;
         let query = DeviceQuery {
-            search: search(&request.search)?,
+            search: parse(&request.search)?,
             node: convert::node_filter(request.fleet_node_id),
             order: order(request.order()),
             descending: request.descending,
@@ -47,7 +49,7 @@ impl DeviceSearchService for Api {
         request: GetDeviceFacetsRequest,
     ) -> Result<Reply<GetDeviceFacetsResponse>, RpcError> {
         let call = self.operator(&context)?;
-        let wanted = search(&request.search)?;
+        let wanted = parse(&request.search)?;
         let node = convert::node_filter(request.fleet_node_id);
         let store = &self.app.store;
         let found = store.device_facets(call.org, &wanted, node, call.now);
@@ -76,16 +78,29 @@ fn texts(values: Vec<(String, u64)>) -> Vec<FacetValue> {
     values.into_iter().map(value).collect()
 }
 
-fn search(text: &str) -> Result<Search, RpcError> {
+/// Reads a search. The calls bound its length; the query of an export is bounded here.
+pub(crate) fn parse(text: &str) -> Result<Search, RpcError> {
+    if text.chars().count() > SEARCH {
+        return Err(RpcError::invalid_argument(format!(
+            "search: it has more than {SEARCH} characters"
+        ))
+        .with_reason("INVALID_FIELD")
+        .with_fact("field", "search"));
+    }
     without_nul("search", text)?;
-    text.parse()
-        .map_err(|error| RpcError::invalid_argument(format!("search: {error}")))
+    text.parse().map_err(|error| {
+        RpcError::invalid_argument(format!("search: {error}"))
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", "search")
+    })
 }
 
 /// PostgreSQL stores no text with NUL, and refuses one as a parameter.
 fn without_nul(field: &str, text: &str) -> Result<(), RpcError> {
     if text.contains('\0') {
-        return Err(RpcError::invalid_argument(format!("{field}: contains NUL")));
+        return Err(RpcError::invalid_argument(format!("{field}: contains NUL"))
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", field));
     }
     Ok(())
 }
@@ -97,6 +112,7 @@ fn order(order: fleet::DeviceOrder) -> DeviceOrder {
         fleet::DeviceOrder::FirstSeen => DeviceOrder::FirstSeen,
         fleet::DeviceOrder::Model => DeviceOrder::Model,
         fleet::DeviceOrder::Firmware => DeviceOrder::Firmware,
+        fleet::DeviceOrder::Address => DeviceOrder::Address,
     }
 }
 
@@ -129,7 +145,9 @@ fn position(text: &str, order: DeviceOrder) -> Result<Option<DevicePosition>, Rp
         Some(position) => Ok(Some(position)),
         None => Err(RpcError::invalid_argument(
             "cursor: it is not from a page of this order; leave it empty for the first page",
-        )),
+        )
+        .with_reason("INVALID_FIELD")
+        .with_fact("field", "cursor")),
     }
 }
 

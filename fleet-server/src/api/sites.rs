@@ -82,8 +82,11 @@ impl SiteService for Api {
     ) -> Result<Reply<ExcludeTargetsResponse>, RpcError> {
         let call = self.operator(&context)?;
         let id = SiteId(request.site_id);
-        let targets = excluded_entries(&request.targets)
-            .map_err(|error| RpcError::invalid_argument(error.to_string()))?;
+        let targets = excluded_entries(&request.targets).map_err(|error| {
+            RpcError::invalid_argument(error.to_string())
+                .with_reason("INVALID_FIELD")
+                .with_fact("field", "targets")
+        })?;
         let count = targets.len();
         let excluded = self.app.store.exclude_targets(
             call.org,
@@ -141,14 +144,20 @@ fn blackouts(request: &SetBlackoutsRequest) -> Result<NewBlackouts, RpcError> {
         .parse()
         .map_err(|error: fleet_inventory::UnknownZone| {
             RpcError::invalid_argument(error.to_string())
+                .with_reason("INVALID_FIELD")
+                .with_fact("field", "time_zone")
+                .with_fact("value", convert::printable(&request.time_zone, 64))
         })?;
-    let windows = Blackout::parse_list(&request.blackouts)
-        .map_err(|error| RpcError::invalid_argument(error.to_string()))?;
+    let windows = Blackout::parse_list(&request.blackouts).map_err(|error| {
+        RpcError::invalid_argument(error.to_string())
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", "blackouts")
+    })?;
     if is_always(&windows, &zone) {
         return Err(RpcError::invalid_argument(format!(
             "`{}` leaves no minute of a week for scans: shorten a window, or halt the nodes instead",
             request.blackouts
-        )));
+        )).with_reason("INVALID_FIELD").with_fact("field", "blackouts").with_fact("value", convert::printable(&request.blackouts, 256)));
     }
     Ok(NewBlackouts { zone, windows })
 }

@@ -49,6 +49,7 @@ impl Dialing {
         Err(RpcError::resource_exhausted(
             "another server still dials for your organization: try again when it is over",
         )
+        .with_reason("DIRECT_BUSY")
         .into())
     }
 

@@ -113,14 +113,16 @@ async fn select(
         None => {
             return Err(RpcError::invalid_argument(
                 "device_selector selects nothing: give all_devices or include_devices",
-            ));
+            )
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", "device_selector"));
         }
     };
     if selected.devices.len() > MOST {
         return Err(RpcError::invalid_argument(format!(
             "device_selector selects {} devices that the server can pair: {MOST} at most, so name some, or give models or manufacturers",
             selected.devices.len()
-        )));
+        )).with_reason("TOO_MANY_DEVICES").with_fact("field", "device_selector").with_fact("limit", MOST));
     }
     Ok(selected)
 }
@@ -180,7 +182,10 @@ async fn all(app: &App, call: &OperatorCall, filter: &DeviceFilter) -> Result<Se
             return Err(RpcError::invalid_argument(format!(
                 "all_devices selects more than {} devices: give models or manufacturers",
                 limits::SCAN_TARGETS
-            )));
+            ))
+            .with_reason("TOO_MANY_DEVICES")
+            .with_fact("field", "device_selector")
+            .with_fact("limit", limits::SCAN_TARGETS));
         }
     }
 }
@@ -240,15 +245,18 @@ impl Pairing {
             endpoint,
             facts: row.facts.clone(),
             login: self.credentials.login(),
+            try_defaults: self.credentials.tries_defaults(),
             permit: permit.clone(),
         };
         let trying = tokio::time::timeout(permit.left(), self.path.prober.pair(order));
         let PairAnswer {
             outcome,
             default_password,
+            open,
             error,
         } = trying.await.map_err(|_| "it was too slow".to_owned())?;
         match outcome {
+            PairOutcome::Paired if open => Ok(PairingStatus::Open),
             PairOutcome::Paired if default_password == Some(true) => {
                 Ok(PairingStatus::DefaultPassword)
             }

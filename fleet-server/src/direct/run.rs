@@ -155,7 +155,8 @@ impl Run {
                 tracing::info!(scan = %self.dialing.run, "a scan of the server's own network was canceled");
                 let gone = RpcError::unavailable(
                     "the server is shutting down: start the scan again when it is back",
-                );
+                )
+                .with_reason("SHUTTING_DOWN");
                 // A watcher that reads nothing must not delay the end.
                 let _ = self.out.try_send(Err(gone));
             }

@@ -45,24 +45,27 @@ pub(super) fn select(
         Mode::Mdns { .. } => {
             return Err(RpcError::failed_precondition(
                 "the server does not listen to mDNS on its own network: give addresses",
-            ));
+            )
+            .with_reason("TARGET_NOT_DIRECT")
+            .with_fact("value", "mdns"));
         }
         Mode::Target(text) if text.eq_ignore_ascii_case(LOCAL_SUBNET) => {
             return Err(RpcError::failed_precondition(format!(
                 "`{LOCAL_SUBNET}` is a node's subnet: name the server's own network, such as 10.0.0.0/24"
-            )));
+            )).with_reason("TARGET_NOT_DIRECT").with_fact("value", LOCAL_SUBNET));
         }
         Mode::List(_) | Mode::Range { .. } | Mode::Target(_) => plan(request, &server, &policy),
     };
     let plan = plan.map_err(|error| {
-        let code = failure::code(error.code());
-        if let PlanError::NameUnpinned(name) = &error {
-            let text = format!(
-                "`{name}` is a host name, which the server does not resolve for scans of its own: write its address, or scan through a node"
-            );
-            return RpcError::new(code, text);
-        }
-        RpcError::new(code, error.to_string())
+        let refused = failure::plan(&error);
+        let PlanError::NameUnpinned(name) = &error else {
+            return refused;
+        };
+        RpcError::failed_precondition(format!(
+            "`{name}` is a host name, which the server does not resolve for scans of its own: write its address, or scan through a node"
+        ))
+        .with_reason("TARGET_NOT_DIRECT")
+        .with_fact("value", name)
     })?;
     let literals = plan.chunks.iter().flat_map(|chunk| match &chunk.command {
         ChunkCommand::List(entries) => entries.as_slice(),
@@ -77,7 +80,9 @@ pub(super) fn select(
         .collect::<Result<_, _>>()?;
     let allowed = |ip: &IpAddr| path.networks.iter().any(|network| network.contains(*ip));
     if let Some(ip) = addresses.iter().find(|ip| !allowed(ip)) {
-        return Err(RpcError::failed_precondition(outside(*ip)));
+        return Err(RpcError::failed_precondition(outside(*ip))
+            .with_reason("NETWORK_NOT_LISTED")
+            .with_fact("value", ip));
     }
     let ports = if plan.ports.is_empty() {
         server.default_ports

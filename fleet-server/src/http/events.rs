@@ -33,7 +33,9 @@ pub(super) async fn stream(
         return Err(RpcError::permission_denied(format!(
             "this needs the permission {}",
             Permission::NodeRead
-        )));
+        ))
+        .with_reason("PERMISSION_MISSING")
+        .with_fact("permission", Permission::NodeRead));
     }
     let permit = auth::count_operator(app, &operator, true)?;
     let scan = convert::id("scan_id", scan)?;
@@ -106,6 +108,9 @@ fn cursor(parts: &Parts) -> Result<i64, RpcError> {
                 "`{}` is not the sequence of an event: give 0 or the id of an event",
                 text.escape_debug().take(32).collect::<String>()
             ))
+            .with_reason("INVALID_FIELD")
+            .with_fact("field", "after")
+            .with_fact("value", convert::printable(text, 32))
         })
 }
 

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use bytes::Bytes;
 use encoder::{Encoder, Format};
 use fleet_core::{DeviceId, NodeId, OrgId, Permission, ScanId};
-use fleet_store::{DevicePairing, StoreError};
+use fleet_store::{DeviceOrder, DevicePairing, DevicePosition, DeviceQuery, StoreError};
 use fleet_wire::{
     RpcError,
     server::{Body, BoxError},
@@ -21,7 +21,7 @@ use http_body_util::StreamBody;
 use serde_json::{Value, json};
 
 use super::response::{mark_known, respond};
-use crate::{app::App, auth, convert, failure};
+use crate::{api::search, app::App, auth, convert, failure};
 
 /// Rows of a page. A device takes about a kilobyte.
 const PAGE: u32 = 500;
@@ -79,8 +79,7 @@ const SCAN_COLUMNS: &[&str] = &[
 /// The rows of an export, and the position in them.
 enum Rows {
     Devices {
-        node: Option<NodeId>,
-        after: DeviceId,
+        query: DeviceQuery,
     },
     Scans {
         node: Option<NodeId>,
@@ -95,7 +94,7 @@ enum Rows {
     End,
 }
 
-/// Streams `FILE`, such as `devices.csv`, with the filter of the query: `node=ID`.
+/// Streams `FILE`, such as `devices.csv`, with the filters of the query: `node=ID`, and for devices `search=TERMS`.
 pub(super) async fn export(
     app: &Arc<App>,
     from: IpAddr,
@@ -106,13 +105,22 @@ pub(super) async fn export(
         .split_once('.')
         .and_then(|(name, ending)| Some((name, Format::of(ending)?)))
         .ok_or_else(|| unknown(file))?;
-    let node = node_of(parts)?;
     let (columns, rows) = match name {
         "devices" => {
-            let after = DeviceId(0);
-            (DEVICE_COLUMNS, Rows::Devices { node, after })
+            let Filters { node, search } = Filters::read(parts, true)?;
+            let query = DeviceQuery {
+                search: search::parse(&search)?,
+                node,
+                order: DeviceOrder::Id,
+                descending: false,
+                after: None,
+                limit: PAGE,
+                now: app.environment.now(),
+            };
+            (DEVICE_COLUMNS, Rows::Devices { query })
         }
         "scans" => {
+            let Filters { node, .. } = Filters::read(parts, false)?;
             let before = None;
             (SCAN_COLUMNS, Rows::Scans { node, before })
         }
@@ -135,7 +143,7 @@ pub(super) async fn targets(
     parts: &Parts,
 ) -> Result<Response<Body>, RpcError> {
     let rows = Rows::Targets {
-        node: node_of(parts)?,
+        node: Filters::read(parts, false)?.node,
         after: DeviceId(0),
         names: BTreeMap::new(),
     };
@@ -207,10 +215,15 @@ fn pieces(
 /// Reads a page, and returns the rest.
 async fn next(app: &Arc<App>, org: OrgId, rows: Rows) -> Result<(Vec<Value>, Rows), StoreError> {
     match rows {
-        Rows::Devices { node, after } => {
-            let (page, last) = devices(app, org, node, after).await?;
+        Rows::Devices { query } => {
+            let (page, next) = found(app, org, query.clone()).await?;
             let page = page.iter().map(to_json).collect();
-            let rest = last.map_or(Rows::End, |after| Rows::Devices { node, after });
+            let rest = next.map_or(Rows::End, |after| Rows::Devices {
+                query: DeviceQuery {
+                    after: Some(after),
+                    ..query
+                },
+            });
             Ok((page, rest))
         }
         Rows::Targets { node, after, names } => {
@@ -240,6 +253,26 @@ async fn next(app: &Arc<App>, org: OrgId, rows: Rows) -> Result<(Vec<Value>, Row
         }
         Rows::End => Ok((Vec::new(), Rows::End)),
     }
+}
+
+/// A page of the devices that match, and the position to continue after.
+async fn found(
+    app: &Arc<App>,
+    org: OrgId,
+    query: DeviceQuery,
+) -> Result<(Vec<fleet_wire::fleet::Device>, Option<DevicePosition>), StoreError> {
+    let read = move |app: Arc<App>| async move {
+        let page = app.store.search_devices(org, query).await?;
+        let ids: Vec<DeviceId> = page.devices.iter().map(|row| row.id).collect();
+        let pairings = app.store.pairings_of(org, &ids).await?;
+        Ok((page, pairings))
+    };
+    let (page, mut pairings) = app.detached(read).await?;
+    let device = |row: fleet_store::DeviceRow| {
+        let pairing = pairings.remove(&row.id).unwrap_or(DevicePairing::NONE);
+        convert::device(row, pairing)
+    };
+    Ok((page.devices.into_iter().map(device).collect(), page.next))
 }
 
 /// A page of devices, and the id to continue after.
@@ -296,32 +329,81 @@ fn target(device: &fleet_wire::fleet::Device, names: &BTreeMap<NodeId, String>) 
     }))
 }
 
-/// The node of the query; none for all nodes.
-fn node_of(parts: &Parts) -> Result<Option<NodeId>, RpcError> {
-    let mut node = None;
-    for pair in parts.uri.query().unwrap_or_default().split('&') {
-        match pair.split_once('=') {
-            None if pair.is_empty() => {}
-            Some(("node", id)) => {
-                let id: i64 = convert::id("node", id)?;
-                node = convert::node_filter(id);
-            }
-            Some(_) | None => {
-                return Err(RpcError::invalid_argument(format!(
-                    "`{}` is not a filter: give node=ID or nothing",
-                    convert::printable(pair, 64)
-                )));
+/// The filters of a query.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Filters {
+    /// None for all nodes.
+    node: Option<NodeId>,
+    /// The terms of a search of devices.
+    search: String,
+}
+
+impl Filters {
+    /// Reads a query. Only exports of devices take a search.
+    fn read(parts: &Parts, of_devices: bool) -> Result<Self, RpcError> {
+        let mut filters = Self::default();
+        for pair in parts.uri.query().unwrap_or_default().split('&') {
+            match pair.split_once('=') {
+                None if pair.is_empty() => {}
+                Some(("node", id)) => {
+                    let id: i64 = convert::id("node", id)?;
+                    filters.node = convert::node_filter(id);
+                }
+                Some(("search", text)) if of_devices => {
+                    filters.search = decoded(text).ok_or_else(|| {
+                        RpcError::invalid_argument(
+                            "search: it is not text in UTF-8 with percent-encoding",
+                        )
+                        .with_reason("INVALID_FIELD")
+                        .with_fact("field", "search")
+                    })?;
+                }
+                Some(_) | None => {
+                    let known = if of_devices {
+                        "give node=ID, search=TERMS or nothing"
+                    } else {
+                        "give node=ID or nothing"
+                    };
+                    return Err(RpcError::invalid_argument(format!(
+                        "`{}` is not a filter: {known}",
+                        convert::printable(pair, 64)
+                    ))
+                    .with_reason("INVALID_FIELD")
+                    .with_fact("field", convert::printable(pair, 64)));
+                }
             }
         }
+        Ok(filters)
     }
-    Ok(node)
+}
+
+/// Decodes a value of a query, as browsers encode it in a form: `%XX`, and `+` for a blank.
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let digits = [rest.next()?, rest.next()?];
+                let digits = std::str::from_utf8(&digits).ok()?;
+                digits
+                    .bytes()
+                    .all(|digit| digit.is_ascii_hexdigit())
+                    .then_some(())?;
+                u8::from_str_radix(digits, 16).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
 }
 
 fn unknown(file: &str) -> RpcError {
     RpcError::not_found(format!(
         "there is no export `{}`: the exports are devices and scans, each as .csv, .json or .ndjson",
         convert::printable(file, 64)
-    ))
+    )).with_reason("EXPORT_NOT_FOUND").with_fact("value", convert::printable(file, 64))
 }
 
 #[cfg(test)]
@@ -343,6 +425,22 @@ mod tests {
         assert_eq!(group["targets"], json!(["[fd00::7]:80"]));
         assert_eq!(group["labels"]["__meta_fleet_node"], "barn-1");
         assert_eq!(target(&Device::default(), &names), None);
+    }
+
+    #[test]
+    fn searches_are_decoded_as_browsers_encode_them() {
+        for (text, expected) in [
+            ("", Some("")),
+            ("model%3AS19+site%3Abarn", Some("model:S19 site:barn")),
+            ("%C3%A9", Some("\u{e9}")),
+            ("%", None),
+            ("%2", None),
+            ("%zz", None),
+            ("%+1", None),
+            ("%ff", None),
+        ] {
+            assert_eq!(decoded(text).as_deref(), expected, "{text}");
+        }
     }
 
     /// A message without values has no keys in JSON, so each field is set.

@@ -62,19 +62,11 @@ pub(super) fn failed(error: &RpcError) -> Response<Body> {
         | Code::Internal
         | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    // The same reason as in the details of a procedure's error, in a form that needs no decoder.
-    let reason = error
-        .reason()
-        .unwrap_or_else(|| error.code.as_str().to_ascii_uppercase());
-    let mut body = serde_json::json!({
-        "code": error.code.as_str(),
-        "message": error.message,
-        "reason": reason,
-    });
-    let facts = error.facts();
-    if !facts.is_empty() {
-        body["metadata"] = serde_json::json!(facts);
-    }
+    // The reason and the facts once more as fields, which need no decoder.
+    let error = error.clone().explained();
+    let mut body = error.to_json();
+    body["reason"] = serde_json::json!(error.reason());
+    body["metadata"] = serde_json::json!(error.facts());
     let mut response = json(status, &body);
     if let Some(wait) = error.retry_after() {
         // Whole seconds (RFC 9110, 10.2.3), rounded up.

@@ -85,9 +85,11 @@ pub(super) async fn sign_in(
     let Origin { from, claimed } = origin;
     // No form can send this type: another site cannot sign a browser in as somebody else.
     if !is_json(parts) {
-        return Err(RpcError::invalid_argument(
-            "a sign-in needs `content-type: application/json`",
-        ));
+        return Err(
+            RpcError::invalid_argument("a sign-in needs `content-type: application/json`")
+                .with_reason("INVALID_FIELD")
+                .with_fact("field", "content-type"),
+        );
     }
     // Before the body is read, so a flood of sign-ins costs no memory.
     if let Some(limits) = &app.limiters {
@@ -102,11 +104,15 @@ pub(super) async fn sign_in(
     let unreadable = || {
         RpcError::invalid_argument(
             "expected {\"email\": \"...\", \"password\": \"...\"} or {\"key\": \"fok_...\"} as JSON",
-        )
+        ).with_reason("INVALID_MESSAGE")
     };
     let bytes = tokio::time::timeout(BODY_WITHIN, whole(body))
         .await
-        .map_err(|_| RpcError::deadline_exceeded("the request did not arrive in time"))?;
+        .map_err(|_| {
+            RpcError::deadline_exceeded("the request did not arrive in time")
+                .with_reason("DEADLINE_EXCEEDED")
+                .with_fact("limit_s", BODY_WITHIN.as_secs())
+        })?;
     let bytes = bytes.ok_or_else(unreadable)?;
     let sign_in: SignIn = serde_json::from_slice(&bytes).map_err(|_| unreadable())?;
     drop(bytes);
@@ -143,12 +149,13 @@ pub(super) async fn sign_in(
                 (Some(_), None) => {
                     return Err(RpcError::failed_precondition(
                         "this is a one-time password: choose a password of your own with it",
-                    ));
+                    )
+                    .with_reason("ONE_TIME_PASSWORD"));
                 }
                 (None, Some(_)) => {
                     return Err(RpcError::invalid_argument(
                         "newPassword is valid only with a one-time password: sign in, then change the password",
-                    ));
+                    ).with_reason("INVALID_FIELD").with_fact("field", "newPassword"));
                 }
             }
         }
@@ -204,7 +211,7 @@ async fn by_key(
     }
     let refusal = RpcError::unauthenticated(
         "this key is not valid: check that it was copied completely, or create a new one with `fleetctl keys create` or `fleetd admin create-key`",
-    );
+    ).with_reason("CREDENTIAL_INVALID");
     Err(attempt(None, from, String::new())
         .refused(&app.auditor, refusal)
         .await)
@@ -279,7 +286,7 @@ async fn by_password(
         _ => {
             let refusal = RpcError::unauthenticated(
                 "e-mail or password is not right: if the password is forgotten, an administrator can reset it; if several organizations use your e-mail, name yours",
-            );
+            ).with_reason("SIGN_IN_WRONG");
             Err(attempt(org, from, subject)
                 .refused(&app.auditor, refusal)
                 .await)
@@ -290,6 +297,7 @@ async fn by_password(
 /// The refusal of a credential that was valid when it was verified.
 fn changed_meanwhile() -> RpcError {
     RpcError::unauthenticated("the credential was changed meanwhile: sign in again")
+        .with_reason("CREDENTIAL_INVALID")
 }
 
 /// Replaces a one-time password by a chosen one, if nobody has replaced it since it was verified.
@@ -308,7 +316,9 @@ async fn exchange(
     if verified.await? {
         return Err(RpcError::invalid_argument(
             "the new password is the one-time password: choose another one",
-        ));
+        )
+        .with_reason("INVALID_FIELD")
+        .with_fact("field", "newPassword"));
     }
     let phc = app.passwords.hash(new, app.environment.random()).await?;
     let password = PasswordHash {
@@ -389,7 +399,9 @@ pub(super) async fn sign_out(
         return Err(RpcError::unauthenticated(format!(
             "signing out needs the header `{}: 1`",
             auth::CSRF_HEADER
-        )));
+        ))
+        .with_reason("CSRF_HEADER_MISSING")
+        .with_fact("header", auth::CSRF_HEADER));
     }
     if let Some(token) = auth::cookie(&parts.headers, &app.config) {
         let now = app.environment.now();

@@ -93,6 +93,7 @@ mod tests {
         let credentials = Credentials {
             username: "u".repeat(1_024),
             password: Some("p".repeat(1_024)),
+            ..Credentials::default()
         };
         let wide = "\u{1F984}".repeat(255);
         for (count, text, expected) in [

@@ -168,6 +168,7 @@ mod tests {
             let given = PairCredentials::take(Some(Credentials {
                 username: username.to_owned(),
                 password: password.map(str::to_owned),
+                try_defaults: password.is_none(),
             }));
             let node = NodeId(1);
             let forwarded = seal(holder, pairing(1), node, &given).expect("sealed");
@@ -181,6 +182,7 @@ mod tests {
                 assert!(!shown(&sealed));
             }
             let opened = keys[0].open(pairing(1), node, &sealed).expect("opened");
+            assert_eq!(opened.tries_defaults(), password.is_none());
             assert_eq!(opened.to_wire(), given.to_wire());
             assert!(keys[1].open(pairing(1), node, &sealed).is_err());
             assert!(keys[0].open(pairing(2), node, &sealed).is_err());

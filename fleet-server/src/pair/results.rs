@@ -77,7 +77,9 @@ impl Following {
                 Ok(Some(page)) => page,
                 Ok(None) => {
                     let why = format!("no pairing {} in this organization", self.pairing);
-                    return Some(Err(RpcError::not_found(why)));
+                    return Some(Err(RpcError::not_found(why)
+                        .with_reason("PAIRING_NOT_FOUND")
+                        .with_fact("pairing_id", self.pairing)));
                 }
                 Err(error) => return Some(Err(error.refusal())),
             };
@@ -89,7 +91,11 @@ impl Following {
             if let Some((code, reason)) = page.pairing.ended {
                 self.over = true;
                 let ended_well = matches!(code, Code::Ok);
-                return (!ended_well).then(|| Err(RpcError::new(failure::code(code), reason)));
+                return (!ended_well).then(|| {
+                    Err(RpcError::new(failure::code(code), reason)
+                        .with_reason("PAIRING_ENDED")
+                        .with_fact("pairing_id", self.pairing))
+                });
             }
             let idle = app.environment.instant().duration_since(self.last_message);
             if idle >= limits::WATCH_IDLE {
@@ -101,7 +107,7 @@ impl Following {
                 () = app.drain.cancelled() => {
                     return Some(Err(RpcError::unavailable(
                         "the server is shutting down; batches that were sent continue",
-                    )));
+                    ).with_reason("SHUTTING_DOWN").with_fact("pairing_id", self.pairing)));
                 }
             }
         }

@@ -122,6 +122,7 @@ impl Prober for Wire {
             let answer = |outcome, error: &str| PairAnswer {
                 outcome,
                 default_password: Some(false),
+                open: false,
                 error: error.to_owned(),
             };
             if let Err(why) = order.permit.check(order.endpoint) {
@@ -600,6 +601,7 @@ async fn not_paired(
         credentials: password.map(|password| Credentials {
             username: "root".to_owned(),
             password: Some(password.to_owned()),
+            ..Credentials::default()
         }),
         device_selector: Some(DeviceSelector {
             selection_type: Some(selection),

@@ -90,6 +90,24 @@ async fn an_export_has_every_device_and_scan_in_each_format(url: &str) {
     let other = format!("/api/export/devices.ndjson?node={}", enrolled.id.0 + 1);
     assert_eq!(export(&world, &operator, &other).await, "");
 
+    for (search, expected) in [
+        ("", DEVICES as usize),
+        ("ip%3A10.0.1.*", 256),
+        ("ip%3A10.0.0.7+port%3A4028", 1),
+        ("model%3AS19", 0),
+    ] {
+        let path = format!("/api/export/devices.ndjson?search={search}");
+        let rows = export(&world, &operator, &path).await;
+        assert_eq!(rows.lines().count(), expected, "{search}");
+    }
+    for path in [
+        "/api/export/devices.csv?search=colour%3Ared",
+        "/api/export/devices.csv?search=%FF",
+        "/api/export/scans.csv?search=x",
+    ] {
+        assert_eq!(get(&world, &operator, path).await.status, 400, "{path}");
+    }
+
     let scans = export(&world, &operator, "/api/export/scans.csv").await;
     let row = scans.lines().nth(1).expect("a scan");
     assert!(

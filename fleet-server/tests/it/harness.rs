@@ -25,8 +25,8 @@ use fleet_wire::{
     admin::FleetNodeAdminClient,
     client::{CallOptions, Channel, ChannelConfig},
     fleet::{
-        AccountClient, DeviceClient, DevicePairingClient, DeviceSearchClient, DirectClient,
-        NodeClient, ResultClient, ScanClient, SiteClient,
+        AccountClient, DeviceClient, DeviceDetailClient, DevicePairingClient, DeviceSearchClient,
+        DirectClient, NodeClient, OverviewClient, ResultClient, ScanClient, SiteClient,
     },
     gateway::FleetNodeGatewayClient,
     listener::{self, Drained, ListenerConfig},
@@ -405,6 +405,14 @@ impl Operator {
         SiteClient::new(self.channel.clone())
     }
 
+    pub(crate) fn overview(&self) -> OverviewClient {
+        OverviewClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn details(&self) -> DeviceDetailClient {
+        DeviceDetailClient::new(self.channel.clone())
+    }
+
     pub(crate) fn devices(&self) -> DeviceClient {
         DeviceClient::new(self.channel.clone())
     }
@@ -478,6 +486,7 @@ pub(crate) fn list(addresses: &[&str], ports: &[&str]) -> DiscoverRequest {
     request_of(Mode::IpList(pairing::IpListModeRequest {
         ip_addresses: owned(addresses),
         ports: owned(ports),
+        explicit: false,
     }))
 }
 
@@ -505,7 +514,10 @@ pub(crate) fn mdns(service_type: &str) -> DiscoverRequest {
 }
 
 fn request_of(mode: Mode) -> DiscoverRequest {
-    DiscoverRequest { mode: Some(mode) }
+    DiscoverRequest {
+        mode: Some(mode),
+        max_rate: 0,
+    }
 }
 
 fn owned(texts: &[&str]) -> Vec<String> {

@@ -3,6 +3,7 @@
 
 mod access;
 mod accounts;
+mod alerts;
 mod audit;
 mod bad_reports;
 mod bystanders;
@@ -17,11 +18,14 @@ mod exports;
 mod handshake;
 mod harness;
 mod hostile;
+mod interop;
 mod key_fetch;
 mod matrix;
 mod metrics;
 mod names;
+mod overview;
 mod pairing;
+mod reasons;
 mod replicas;
 mod requests;
 mod results;

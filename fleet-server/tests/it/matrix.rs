@@ -7,14 +7,14 @@ mod scene;
 mod table;
 mod tenancy;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use call::Answer;
 use fleet_core::Role;
 use scene::Scene;
 use table::{CALLERS, Row, rows};
 
-use crate::harness::World;
+use crate::{harness::World, reasons::Facts};
 
 /// Served by the engine itself: no descriptor of ours names them.
 const OF_THE_ENGINE: [&str; 5] = [
@@ -62,13 +62,17 @@ fn every_procedure_has_a_row_and_every_row_a_procedure() {
 async fn every_caller_gets_the_code_of_the_table_in_every_state() {
     let world = World::new().await;
     let mut scene = Scene::new(&world).await;
-    let mut wrong = Vec::new();
+    let (mut wrong, mut reasons) = (Vec::new(), Vec::new());
+    let known = crate::reasons::reasons();
     for row in rows() {
         let mut found = Vec::new();
         let mut notes = Vec::new();
         for caller in CALLERS {
             let answer = scene.ask(&row, caller, Scene::known).await;
             found.push(answer.letter());
+            if answer.letter() != '.' {
+                reasons.extend(unexplained(&row, caller, &answer, &known));
+            }
             if expected(&row, caller) != answer.letter() {
                 notes.push(format!("  {caller}: {}", answer.body));
             }
@@ -95,6 +99,35 @@ async fn every_caller_gets_the_code_of_the_table_in_every_state() {
         "expected, found and why:\n{}",
         wrong.join("\n")
     );
+    assert!(
+        reasons.is_empty(),
+        "refusals without what docs/api.md states:\n{}",
+        reasons.join("\n")
+    );
+}
+
+/// States what a refusal lacks: a reason of docs/api.md with its metadata.
+fn unexplained(
+    row: &Row,
+    caller: char,
+    answer: &Answer,
+    known: &BTreeMap<String, Facts>,
+) -> Option<String> {
+    let lacks = |text: String| Some(format!("{} {caller}: {text}: {}", row.path, answer.body));
+    let Some((reason, facts)) = &answer.stated else {
+        return lacks("no reason".to_owned());
+    };
+    let Some(documented) = known.get(reason) else {
+        // The engine refuses messages that are not of its form, and knows no reasons.
+        return lacks(format!("{reason} is not in the table"));
+    };
+    let given: BTreeSet<String> = facts.keys().cloned().collect();
+    let missing: Vec<_> = documented.always.difference(&given).collect();
+    let unknown: Vec<_> = given.difference(&documented.sometimes).collect();
+    if missing.is_empty() && unknown.is_empty() {
+        return None;
+    }
+    lacks(format!("{reason} lacks {missing:?} and has {unknown:?}"))
 }
 
 fn expected(row: &Row, caller: char) -> char {

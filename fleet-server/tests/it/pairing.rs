@@ -1,6 +1,7 @@
 //! Pairing: binding by hand, and pairing with credentials through scripted nodes.
 
-use fleet_core::Role;
+use fleet_core::{DeviceId, Role};
+use fleet_store::Bindings as _;
 use fleet_wire::{
     Code, RpcError,
     admin::{
@@ -62,6 +63,7 @@ fn wanted(node: &Enrolled, ips: &[&str]) -> PairDiscoveredDevicesOnFleetNodeRequ
         credentials: Some(Credentials {
             username: "root".to_owned(),
             password: Some(PASSWORD.to_owned()),
+            ..Credentials::default()
         }),
     }
 }
@@ -271,6 +273,72 @@ async fn results_are_streamed_as_the_node_reports_them() {
             ]
         );
         assert_eq!(bound(&operator, enrolled.id.0).await.len(), 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_without_a_login_is_paired_as_open_and_no_password_is_kept_for_it() {
+    let world = World::new().await;
+    let (operator, enrolled, mut node) = found(&world, Profile::ours(), &["10.0.0.1"]).await;
+    let mut stream = pair(&operator, &wanted(&enrolled, &["10.0.0.1"]))
+        .await
+        .expect("begun");
+    let (command, _) = node.pairing().await;
+    let open = FleetNodePairResult {
+        open: true,
+        encrypted_credentials: Some(EncryptedCredentials {
+            username: vec![1; 52].into(),
+            password: vec![2; 52].into(),
+        }),
+        ..result("10.0.0.1", PairOutcome::Paired)
+    };
+    node.report_paired(&command, vec![open])
+        .await
+        .expect("taken");
+    let message = soon(stream.message()).await.expect("reported");
+    let results = message.expect("open").results;
+    assert_eq!(results[0].pairing_status(), PairingStatus::Paired);
+    assert!(results[0].open, "{results:?}");
+    node.ack(&command, AckCode::Ok).await;
+    // Upstream clients know no status of its own for it.
+    assert_eq!(listed(&operator, &enrolled).await[0].1, "PAIRED");
+    let devices = operator.devices();
+    let all = devices.list_devices(&ListDevicesRequest::default(), operator.options());
+    let device = all.await.expect("listed").devices.remove(0);
+    assert_eq!(device.pairing_status, "OPEN");
+    let pairings = world
+        .store
+        .pairings_of(operator.org, &[DeviceId(device.device_id)])
+        .await
+        .expect("read");
+    assert!(pairings.values().all(|pairing| !pairing.has_credentials));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn default_passwords_are_requested_only_from_a_node_that_can_try_them() {
+    for (profile, can) in [(Profile::ours(), true), (Profile::upstream(), false)] {
+        let world = World::new().await;
+        let (operator, enrolled, mut node) = found(&world, profile, &["10.0.0.1"]).await;
+        let request = StartPairingRequest {
+            fleet_node_id: enrolled.id.0,
+            all_unpaired: true,
+            credentials: Some(Credentials {
+                try_defaults: true,
+                ..Credentials::default()
+            }),
+            ..StartPairingRequest::default()
+        };
+        let pairing = operator.device_pairing();
+        let started = pairing.start_pairing(&request, operator.options()).await;
+        if can {
+            started.expect("begun");
+            let (_, received) = node.pairing().await;
+            assert_eq!(received.credentials, request.credentials);
+        } else {
+            let error = refused(started, Code::FailedPrecondition);
+            let text = error.to_string();
+            assert!(text.contains("cannot try default passwords"), "{text}");
+        }
     }
 }
 

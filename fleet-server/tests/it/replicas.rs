@@ -150,6 +150,7 @@ async fn a_pairing_is_started_and_canceled_through_another_server(url: &str) {
     let credentials = Credentials {
         username: "root".to_owned(),
         password: Some("correct horse".to_owned()),
+        ..Credentials::default()
     };
     let request = StartPairingRequest {
         fleet_node_id: pair.enrolled.id.0,

@@ -1,9 +1,14 @@
 //! Differences between scans: pages, files, the explanation of a result of zero.
 
+use std::time::Duration;
+
 use fleet_core::Role;
 use fleet_wire::{
     Code,
-    fleet::{DifferenceGroup, GetScanDifferenceRequest, GetScanDifferenceResponse},
+    fleet::{
+        DifferenceGroup, GetScanDifferenceRequest, GetScanDifferenceResponse, ListScansRequest,
+        ScanChanges,
+    },
     gateway::{AckCode, ControlAck, DiscoveredDeviceReport, control_stream_request},
 };
 
@@ -56,6 +61,26 @@ async fn compared(
         .get_scan_difference(wanted, operator.options())
         .await;
     answer.expect("answers")
+}
+
+impl Operator {
+    /// Waits for the changes of an ended scan in the list of scans.
+    async fn changes_of(&self, scan: &str) -> ScanChanges {
+        let found = async {
+            loop {
+                let request = ListScansRequest::default();
+                let listed = self.scans().list_scans(&request, self.options()).await;
+                let scans = listed.expect("listed").scans;
+                let row = scans.into_iter().find(|row| row.scan_id == scan);
+                if let Some(changes) = row.expect("the scan").changes {
+                    return changes;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let found = tokio::time::timeout(Duration::from_secs(20), found).await;
+        found.expect("the scan is compared after its end")
+    }
 }
 
 /// The rows of a page as group, address and reason or changes.
@@ -112,6 +137,10 @@ async fn a_difference_is_the_same_in_pages_and_files() {
     assert_eq!((whole.next_cursor, whole.explanation.as_str()), (0, ""));
     assert!(whole.counts.iter().all(|count| count.count == 1));
     assert_eq!(whole.counts.len(), 8);
+    let changes = operator.changes_of(&second).await;
+    assert_eq!(changes.against_scan_id, first);
+    let counts = [changes.new, changes.missing, changes.moved, changes.changed];
+    assert_eq!(counts, [1, 1, 1, 1]);
 
     // Page by page.
     let mut paged = Vec::new();

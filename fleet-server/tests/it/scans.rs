@@ -6,9 +6,11 @@ use fleet_core::Role;
 use fleet_wire::{
     Code,
     admin::RevokeFleetNodeRequest,
-    fleet::{ListScanHostsRequest, ListScansRequest, ScanPriority, StartScanRequest},
+    fleet::{
+        ListScanHostsRequest, ListScansRequest, PlanScanRequest, ScanPriority, StartScanRequest,
+    },
     gateway::{AckCode, ControlAck, UnidentifiedHostReport, control_stream_request},
-    pairing::discover_request::Mode,
+    pairing::{DiscoverRequest, discover_request::Mode},
 };
 
 use crate::harness::{
@@ -368,4 +370,40 @@ async fn unidentified_hosts_are_listed_and_logged_apart_from_devices() {
         "fleetnode identify 10.0.0.2 --port 4028 --record 10-0-0-2.txt"
     );
     assert_eq!(scan.get().await.ledger.expect("a summary").rejected, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_has_its_name_and_its_node_gets_the_rate() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut node = enrolled.connect(&world, Profile::ours()).await;
+    let wanted = DiscoverRequest {
+        max_rate: 500,
+        ..list(&["172.17.0.5", "10.0.0.1"], &["80", "9100"])
+    };
+    let plan = PlanScanRequest {
+        fleet_node_id: enrolled.id.0,
+        request: Some(wanted.clone()),
+    };
+    let plan = operator.scans().plan_scan(&plan, operator.options()).await;
+    let plan = plan.expect("a plan");
+    assert_eq!((plan.rate, plan.targets), (500, 2));
+    assert!(plan.packets >= 4, "{}", plan.packets);
+    let named = |part: &str| plan.warnings.iter().any(|warning| warning.contains(part));
+    assert!(named("172.17.0.0/16") && named("port 9100"), "{plan:?}");
+    let request = StartScanRequest {
+        request_id: "named".into(),
+        fleet_node_id: enrolled.id.0,
+        name: "north rack".into(),
+        request: Some(wanted),
+        ..StartScanRequest::default()
+    };
+    let scans = operator.scans();
+    let started = scans.start_scan(&request, operator.options()).await;
+    let scan = started.expect("starts").scan.expect("a scan");
+    assert_eq!(scan.name, "north rack");
+    assert_eq!(scan.request.expect("a request").max_rate, 500);
+    let (_, sent) = node.command().await;
+    assert_eq!(sent.max_rate, 500);
 }

@@ -1,18 +1,28 @@
 // The inventory of devices.
 
+import { isBound, isRetried, nodeOf, pairDevices, rescanDevices, unpairDevices } from "./actions.js";
 import { attempt, may, poll, title } from "./app.js";
 import { busy, confirmDialog } from "./dialog.js";
 import { announce, breakable, fill, foreign, h, show, timeAgo } from "./dom.js";
 import { absolute, endpoint, int, isolate, makeAndModel, plural, sentence } from "./format.js";
 import { deviceAddress, grid } from "./grid.js";
+import { labelLink } from "./labels.js";
 import { listNodes } from "./nodes.js";
 import { pagedTable } from "./paged.js";
 import { pairDialog, pairingCell } from "./pairing.js";
-import { deleteButton } from "./removal.js";
+import { deleteDevices } from "./removal.js";
 import { call } from "./rpc.js";
 import { deviceSearch } from "./search.js";
+import { selectAllBox, selection } from "./selection.js";
 
 const PAGE = 100;
+
+/** Devices that "Select all" loads at a time; the maximum of the API. */
+const BATCH = 1000;
+/** Devices that can be selected. More would take minutes to act on one by one. */
+const SELECTED = 10_000;
+/** Devices that one call deletes. */
+const MOST_DELETED = 256;
 
 const COLUMNS = [
   { name: "endpoint", label: "Address" },
@@ -39,8 +49,28 @@ export function devicesView(root) {
   const node = h("select", { id: "device-node", class: "input" }, h("option", { value: "0" }, "All nodes"));
   const pairAll = h("button", { type: "button", class: "button", id: "pair-all", hidden: true,
     onclick: () => pairDialog({ node: node.value, names }).then(table.reload) }, "Pair all unpaired");
+  const selectable = may("miner:pair") || may("fleetnode:manage");
+  const chosen = selection({
+    noun: "device",
+    actions: [
+      ...(may("miner:pair") ? [
+        { id: "pair-selected", label: "Pair", fits: pairable, run: (items) => pairDevices(items, names).then(acted) },
+        { id: "retry-selected", label: "Retry with credentials", fits: (item) => pairable(item) && isRetried(item), run: (items) => pairDevices(items, names).then(acted) },
+      ] : []),
+      ...(may("fleetnode:manage") ? [
+        { id: "rescan-selected", label: "Scan again", fits: (item) => pairable(item) && Boolean(item.ip), run: (items, button) => rescanDevices(items, { error: table.error, button }) },
+        { id: "unpair-selected", label: "Unpair", look: "button-quiet-danger", fits: isBound, run: (items, button) => unpairDevices(items, { error: table.error, button }).then((done) => done && acted()) },
+        { id: "delete-selected", label: "Delete", look: "button-quiet-danger", run: deleteSelected },
+      ] : []),
+    ],
+  });
+  /** @type {[string, any][]} */
+  let shown = [];
+  const whole = selectAllBox(chosen, () => shown, "Select all devices on this page");
+  const all = h("button", { type: "button", class: "link", id: "select-all", hidden: true }, "");
+  const files = h("p", { class: "files hint" });
   const table = pagedTable({
-    grid: { kind: "devices", label: "Devices", columns: COLUMNS },
+    grid: { kind: "devices", label: "Devices", columns: selectable ? [{ name: "select", label: whole.box }, ...COLUMNS] : COLUMNS },
     noun: "device",
     size: PAGE,
     labels: { previous: "Previous", next: "Next" },
@@ -54,18 +84,78 @@ export function devicesView(root) {
         call("fleet.v1.DeviceSearchService/SearchDevices", { ...search.request, fleetNodeId: node.value, limit: PAGE, cursor: cursor === "0" ? "" : cursor }),
         names.size ? null : loadNodes(),
       ]);
-      return { rows: devices.map((device) => table.row(cells(device, names, actions), { "data-key": device.deviceId })), next: nextCursor };
+      chosen.forget();
+      shown = devices.map((device) => [String(device.deviceId), device]);
+      const rows = devices.map((device) => table.row({ select: chosen.box(String(device.deviceId), device, device.identifier), ...cells(device, names, actions) }, { "data-key": device.deviceId }));
+      more = Boolean(nextCursor);
+      showSelection();
+      return { rows, next: nextCursor };
     },
   });
-  const search = deviceSearch({ nodeId: () => node.value, changed: () => table.restart() });
+  let more = false;
+  const search = deviceSearch({ nodeId: () => node.value, changed: () => { chosen.set([]); showFiles(); table.restart(); } });
   const actions = { error: table.error, changed: table.reload, separate };
   const refused = refusedSection(names);
   root.append(
     h("div", { class: "page-head" },
       h("h1", { tabindex: "-1" }, "Devices"),
       h("div", { class: "inline-field" }, h("label", { for: "device-node" }, "Node"), node, pairAll)),
-    search.element,
+    search.element, files, h("div", { class: "selection" }, chosen.bar, all),
     ...table.elements, refused.element);
+  chosen.onchange(showSelection);
+  all.addEventListener("click", () => attempt(table.error, () => busy(all, selectAll)));
+  showFiles();
+
+  /** Devices that a node can reach. Those of the server have other actions. */
+  function pairable(device) {
+    return names.has(nodeOf(device));
+  }
+
+  function showSelection() {
+    whole.update();
+    const pageChosen = shown.length > 0 && shown.every(([key]) => chosen.has(key));
+    const beyond = pageChosen && more && chosen.size <= shown.length;
+    fill(all, `Select all ${search.total ? plural(Math.min(search.total, SELECTED), "device") : "devices"} that match`);
+    show(all, beyond);
+  }
+
+  /** Selects the devices of every page, up to a limit. */
+  async function selectAll() {
+    const pairs = [];
+    let cursor = "";
+    do {
+      const page = await call("fleet.v1.DeviceSearchService/SearchDevices", { ...search.request, fleetNodeId: node.value, limit: BATCH, cursor });
+      pairs.push(...(page.devices ?? []).map((device) => [String(device.deviceId), device]));
+      cursor = page.nextCursor ?? "";
+    } while (cursor && pairs.length < SELECTED);
+    chosen.set(pairs.slice(0, SELECTED));
+    announce(`${plural(chosen.size, "device")} selected.`);
+  }
+
+  /** After an action, the rows are read again and nothing is selected. */
+  async function acted() {
+    chosen.set([]);
+    await table.reload();
+    search.recount();
+  }
+
+  async function deleteSelected(items, button) {
+    // A call deletes a limited number of devices, all or none.
+    if (items.length > MOST_DELETED) {
+      table.error.show(`${plural(items.length, "device")} are selected. At most ${MOST_DELETED} can be deleted at once.`);
+      return;
+    }
+    if (await deleteDevices(items, table.error, button)) await acted();
+  }
+
+  function showFiles() {
+    const query = new URLSearchParams();
+    if (search.request.search) query.set("search", search.request.search);
+    if (node.value !== "0") query.set("node", node.value);
+    const text = query.toString();
+    fill(files, "Export these devices: ", ["CSV", "JSON", "NDJSON"].map((format, at) => [at ? ", " : "",
+      h("a", { href: `/api/export/devices.${format.toLowerCase()}${text ? `?${text}` : ""}`, download: "" }, format)]));
+  }
 
   async function loadNodes() {
     for (const one of await listNodes()) {
@@ -92,6 +182,8 @@ export function devicesView(root) {
 
   node.addEventListener("change", () => {
     show(pairAll, may("miner:pair") && names.has(node.value));
+    chosen.set([]);
+    showFiles();
     table.restart();
     search.recount();
   });
@@ -149,7 +241,11 @@ function cells(device, names, actions) {
   const id = String(device.fleetNodeId ?? "0");
   return {
     endpoint: deviceAddress(device),
-    model: h("span", { class: "primary" }, foreign(makeAndModel(device))),
+    model: [
+      h("a", { class: "primary", href: `#/devices/${device.deviceId}` }, foreign(makeAndModel(device))),
+      device.missingSince ? h("span", { class: "badge badge-bad", title: `Missing since ${absolute(device.missingSince)}` }, "Missing") : null,
+      (device.labels ?? []).map(labelLink),
+    ],
     firmware: device.firmware ? foreign(device.firmware) : h("span", { class: "none" }, "–"),
     identifier: [
       h("span", { title: device.evidence ? `Evidence: ${isolate(device.evidence)}` : "" }, foreign(device.identifier)),
@@ -161,7 +257,7 @@ function cells(device, names, actions) {
         " also ", foreign(names.get(String(fleetNodeId)) ?? `revoked node ${fleetNodeId}`))),
       int(device.claimedFromFleetNodeId) ? h("span", { class: "hint" }, ` claimed from revoked node ${device.claimedFromFleetNodeId}`) : null,
     ],
-    pairing: [pairingCell(device, names, actions), deleteButton(device, actions)],
+    pairing: pairingCell(device, names, actions),
     seen: timeAgo(device.lastSeen, `First seen ${absolute(device.firstSeen)}, last seen ${absolute(device.lastSeen)}`),
   };
 }

@@ -8,8 +8,8 @@ import { deviceLink, endpoint } from "./format.js";
 const BLOCK = 50;
 
 /**
- * Creates a table. `kind` selects the column widths in the style sheet; `columns` is a list of `{ name, label }`.
- * The cells of a row are texts, elements or lists of them, by column name.
+ * Creates a table. `kind` selects the column widths in the style sheet; `columns` is a list of `{ name, label }`, whose
+ * label is a text or an element. The cells of a row are texts, elements or lists of them, by column name.
  */
 export function grid({ kind, label, columns }) {
   const body = h("div", { role: "rowgroup", class: "grid-body" });

@@ -1,8 +1,8 @@
 // Entry point: loads the session, then opens the view that the URL hash names. Read this file first.
 //
-// The hash contains only a view and an id: `#/scans`, `#/scans/new`, `#/scans/<scan>`,
-// `#/scans/<scan>/changes/<group>/<other scan>`, `#/devices?search=…`, `#/nodes`,
-// `#/nodes/enroll`, `#/nodes/<node>/confirm`, `#/audit`, `#/people`, `#/account`. It never contains keys, codes or
+// The hash contains only a view and an id: `#/` (the overview), `#/scans`, `#/scans/new`, `#/scans/<scan>`,
+// `#/scans/<scan>/changes/<group>/<other scan>`, `#/devices?search=…`, `#/devices/<device>`, `#/nodes`,
+// `#/nodes/enroll`, `#/nodes/<node>/confirm`, `#/alerts`, `#/audit`, `#/people`, `#/account`. It never contains keys, codes or
 // passwords.
 
 import { banner, currentOperator, frame, may, onSignedOut, setSession, title } from "./app.js";
@@ -11,11 +11,14 @@ import { fill, h, show, tickTimes } from "./dom.js";
 import { sentence } from "./format.js";
 import { currentSession, signOut } from "./rpc.js";
 import { accountView } from "./account.js";
+import { alertsView } from "./alerts.js";
 import { changesView } from "./changes.js";
+import { deviceView } from "./device.js";
 import { devicesView } from "./devices.js";
 import { confirmView, enrollView } from "./enroll.js";
 import { newScanView } from "./newscan.js";
 import { nodesView } from "./nodes.js";
+import { overviewView } from "./overview.js";
 import { peopleView } from "./people.js";
 import { scanView } from "./scan.js";
 import { scansView } from "./scans.js";
@@ -24,15 +27,18 @@ import { sitesView } from "./sites.js";
 
 /** @type {[RegExp, string, (root: HTMLElement, ...parameters: string[]) => (() => void) | undefined][]} */
 const ROUTES = [
+  [/^\/?$/, "overview", overviewView],
   [/^\/scans$/, "scans", scansView],
   [/^\/scans\/new$/, "scans", newScanView],
   [/^\/scans\/([0-9a-fA-F-]{36})$/, "scans", scanView],
   [/^\/scans\/([0-9a-fA-F-]{36})\/changes\/(new|missing|moved|changed|unchanged|unidentified|rejected|undecided)(?:\/([0-9a-fA-F-]{36}))?$/, "scans", changesView],
   [/^\/devices(?:\?.*)?$/, "devices", devicesView],
+  [/^\/devices\/(\d{1,19})$/, "devices", deviceView],
   [/^\/nodes$/, "nodes", nodesView],
   [/^\/nodes\/enroll$/, "nodes", enrollView],
   [/^\/nodes\/(\d{1,19})\/confirm$/, "nodes", confirmView],
   [/^\/sites$/, "nodes", sitesView],
+  [/^\/alerts$/, "alerts", alertsView],
   [/^\/audit$/, "audit", auditView],
   [/^\/people$/, "people", peopleView],
   [/^\/account$/, "account", accountView],
@@ -58,7 +64,7 @@ function route({ moveFocus = true } = {}) {
   const path = location.hash.replace(/^#/, "");
   const found = ROUTES.map(([pattern, section, view]) => ({ section, view, match: pattern.exec(path) })).find(({ match }) => match);
   if (!found) {
-    location.replace("#/scans");
+    location.replace("#/");
     return;
   }
   for (const link of document.getElementsByTagName("a")) {

@@ -1,12 +1,15 @@
-// The form that starts a scan. The server checks the targets while they are typed.
+// The form that starts or schedules a scan. The server checks the targets while they are typed.
 
 import { attempt, handledSignOut, may, poll, title } from "./app.js";
 import { busy, errorBox } from "./dialog.js";
 import { breakable, fill, h, rich, setText, show } from "./dom.js";
-import { count, duration, durationMillis, int, isolate, plural, sentence } from "./format.js";
+import { count, int, isolate, plural, sentence } from "./format.js";
 import { listNodes, nodeStatus } from "./nodes.js";
-import { takePrefill } from "./prefill.js";
-import { entries, findNamed, LOCAL_SUBNET, requestOf, valuesOf } from "./request.js";
+import { paceField } from "./pace.js";
+import { pillBox } from "./pills.js";
+import { showPlan } from "./plan.js";
+import { placeOf, takePrefill } from "./prefill.js";
+import { findNamed, freshRequestId, LOCAL_SUBNET, namedEntry, requestOf, valuesOf } from "./request.js";
 import { call, isAborted } from "./rpc.js";
 import { repeatFields } from "./schedules.js";
 
@@ -14,11 +17,11 @@ import { repeatFields } from "./schedules.js";
 const NODES_MS = 3000;
 /** Delay between the last keystroke and the check by the server. */
 const DEBOUNCE_MS = 300;
+/** Invalid entries that are looked for. Each costs a call. */
+const MOST_INVALID = 20;
 
 const MODES = [
-  ["target", "Network or host"],
-  ["list", "List"],
-  ["range", "Range"],
+  ["targets", "Addresses and names"],
   ["mdns", "mDNS"],
   ["reports", "IP report"],
 ];
@@ -43,41 +46,36 @@ export function newScanView(root) {
   const text = (id, properties = {}) => h("input", {
     id, class: "input mono", type: "text", autocomplete: "off", autocapitalize: "none", spellcheck: "false", inputmode: "text", ...properties,
   });
-  const target = text("target", { maxlength: 253, placeholder: "10.0.0.0/22", "aria-describedby": "target-hint check" });
-  const list = h("textarea", {
-    id: "list", class: "input mono", rows: 6, autocomplete: "off", autocapitalize: "none", spellcheck: "false",
-    placeholder: "10.0.0.5\n10.0.0.9", "aria-describedby": "list-hint check",
-  });
-  const start = text("start", { maxlength: 45, placeholder: "10.0.0.10", "aria-describedby": "range-hint check" });
-  const end = text("end", { maxlength: 45, placeholder: "10.0.0.250", "aria-describedby": "range-hint check" });
+  const targets = pillBox({ noun: "target", changed: () => changed(), input: { id: "target", placeholder: "10.0.0.0/22", "aria-describedby": "target-hint target-count check" } });
+  const excludes = pillBox({ noun: "exclude", changed: () => changed(), input: { id: "exclude", placeholder: "10.0.0.9", "aria-describedby": "exclude-hint exclude-count check" } });
+  targets.set(initial.targets);
+  excludes.set(initial.excludes);
   const service = text("service", { maxlength: 255, placeholder: "_http._tcp", "aria-describedby": "mdns-hint check" });
   const seconds = text("seconds", { type: "number", min: 1, max: 60, placeholder: "5", inputmode: "numeric", "aria-describedby": "mdns-hint check" });
   const minutes = text("minutes", { type: "number", min: 1, max: 9, placeholder: "5", inputmode: "numeric", "aria-describedby": "reports-hint check" });
   const ports = text("ports", { maxlength: 2000, placeholder: "Default ports", "aria-describedby": "ports-hint check" });
-  Object.entries({ target, list, start, end, service, seconds, minutes, ports }).forEach(([name, field]) => { field.value = initial[name]; });
+  Object.entries({ service, seconds, minutes, ports }).forEach(([name, field]) => { field.value = initial[name]; });
   const portsHint = h("p", { id: "ports-hint", class: "hint" });
   const subnets = h("div", { class: "chips" });
+  const pace = paceField(initial.rate);
   const check = h("div", { id: "check", class: "check-panel", role: "status", "aria-live": "polite" });
   const submit = h("button", { type: "submit", class: "button button-primary", id: "start-scan", disabled: true }, "Start scan");
   const error = errorBox();
   const overrideBox = h("input", { type: "checkbox", id: "override", onchange: () => showSubmit() });
   const override = h("div", { class: "field", hidden: true },
-    h("label", { for: "override" }, overrideBox, " Start in spite of the blackout"),
+    h("label", { class: "check", for: "override" }, overrideBox, h("span", {}, "Start in spite of the blackout")),
     h("p", { class: "hint" }, "The audit trail records it."));
-  const repeat = repeatFields(() => showSubmit());
+  const name = h("input", { id: "scan-name", class: "input", type: "text", maxlength: 64, autocomplete: "off", spellcheck: "false", placeholder: "nightly" });
+  name.value = prefill.name ?? "";
+  const optional = h("span", { class: "optional" }, " optional");
+  const repeat = repeatFields({ name, initial: prefill.timing, changed: () => showSubmit() });
 
   const groups = {
-    target: h("div", { class: "field" },
-      h("label", { for: "target" }, "Target"), target, subnets,
-      h("p", { id: "target-hint", class: "hint" }, "Addresses, host names, networks such as ", h("code", {}, "10.0.0.0/22"), " and ranges such as ", h("code", {}, "10.0.0.5-40"), ". Exclude with ", h("code", {}, "!10.0.0.9"), ".")),
-    list: h("div", { class: "field" },
-      h("label", { for: "list" }, "Targets"), list,
-      h("p", { id: "list-hint", class: "hint" }, "Addresses or host names, one per line or separated by commas. At most 4,096.")),
-    range: h("div", { class: "field" },
-      h("div", { class: "pair" },
-        h("div", { class: "field" }, h("label", { for: "start" }, "First address"), start),
-        h("div", { class: "field" }, h("label", { for: "end" }, "Last address"), end)),
-      h("p", { id: "range-hint", class: "hint" }, "Scans all addresses of the range, including both ends.")),
+    targets: h("div", { class: "stack" },
+      h("div", { class: "field" }, h("label", { for: "target" }, "Targets"), targets.element, subnets,
+        h("p", { id: "target-hint", class: "hint" }, "Addresses, host names, networks such as ", h("code", {}, "10.0.0.0/22"), " and ranges such as ", h("code", {}, "10.0.0.5-40"), ". Separate them by blanks or commas, or paste a list.")),
+      h("div", { class: "field" }, h("label", { for: "exclude" }, "Excludes", h("span", { class: "optional" }, " optional")), excludes.element,
+        h("p", { id: "exclude-hint", class: "hint" }, "Addresses, networks or ranges that this scan leaves out. The excludes of the site always apply."))),
     mdns: h("div", { class: "field" },
       h("div", { class: "pair" },
         h("div", { class: "field" }, h("label", { for: "service" }, "Service type"), service),
@@ -87,65 +85,111 @@ export function newScanView(root) {
       h("label", { for: "minutes" }, "Listen for (minutes)"), minutes,
       h("p", { id: "reports-hint", class: "hint" }, "Press the IP report buttons while the node listens. Devices appear in the order in which you press them. The node must run with ", h("code", {}, "--listen-announcements"), ".")),
   };
-  const hasPorts = () => !["mdns", "reports"].includes(mode());
+  const hasPorts = () => mode() === "targets";
   const portsField = h("div", { class: "field" }, h("label", { for: "ports" }, "Ports", h("span", { class: "optional" }, " optional")), ports, portsHint);
 
   const form = h("form", { class: "stack scan-form", novalidate: true, onsubmit: begin, oninput: changed },
-    h("div", { class: "field" }, h("label", { for: "node" }, "Node"), node, nodeHint),
+    h("div", { class: "field" }, h("label", { for: "node" }, "Scan from"), node, nodeHint),
     h("fieldset", { class: "field" }, h("legend", {}, "What to scan"), h("div", { class: "segments" }, radios.map(({ element }) => element))),
-    groups.target, groups.list, groups.range, groups.mdns, groups.reports, portsField,
-    check, override, repeat.element, error.element,
+    groups.targets, groups.mdns, groups.reports, portsField, pace.element,
+    h("div", { class: "field" }, h("label", { for: "scan-name" }, "Name", optional), name),
+    repeat.element, check, override, error.element,
     h("div", { class: "actions" }, submit, h("a", { class: "button button-quiet", href: "#/scans" }, "Cancel")));
   root.append(
     h("p", { class: "crumb" }, h("a", { href: "#/scans" }, "Scans")),
     h("h1", { tabindex: "-1" }, "New scan"),
     h("div", { class: "panel scan-form-panel" }, form));
 
+  // Some browsers report a choice with this event only.
+  node.addEventListener("change", () => changed({ target: node }));
+
   const nodes = new Map();
   let timer = 0;
   let pending = null;
   let starting = false;
   let planned = false;
+  // Whether sites and all nodes are offered.
+  let several = false;
   // Set while the site of the node has a blackout, which only an administrator may override.
   let blackout = false;
   // The id stays the same until the form changes, so a retry after a lost response does not start a second scan.
   let requestId = freshRequestId();
 
-  const mode = () => radios.find(({ input }) => input.checked)?.value ?? "target";
-  const request = () => requestOf({ mode: mode(), target: target.value, list: list.value, start: start.value, end: end.value, service: service.value, seconds: seconds.value, minutes: minutes.value, ports: ports.value });
+  const mode = () => radios.find(({ input }) => input.checked)?.value ?? "targets";
+  const place = () => placeOf(node.value);
+
+  /** Builds the request without the entries that are known to be invalid. */
+  function request(invalid = new Map()) {
+    const valid = (entry) => !invalid.has(entry);
+    return requestOf({
+      mode: mode(), targets: targets.entries.filter(valid), excludes: excludes.entries.filter((entry) => valid(`!${entry}`)),
+      service: service.value, seconds: seconds.value, minutes: minutes.value, ports: ports.value, rate: pace.rate,
+    });
+  }
 
   function showSubmit() {
     setText(submit, repeat.repeats() ? "Create schedule" : "Start scan");
+    show(optional, !repeat.repeats());
     show(override, blackout && may("org:admin") && !repeat.repeats());
     const held = blackout && !overrideBox.checked && !repeat.repeats();
     submit.disabled = starting || !planned || held || !repeat.ready();
   }
 
   function clearInvalid() {
-    for (const field of [target, list, start, end, service, seconds, minutes, ports]) field.removeAttribute("aria-invalid");
+    for (const field of [service, seconds, minutes, ports]) field.removeAttribute("aria-invalid");
+    targets.mark(new Map());
+    excludes.mark(new Map());
   }
 
   function showMode() {
-    for (const [name, group] of Object.entries(groups)) show(group, name === mode());
+    for (const [key, group] of Object.entries(groups)) show(group, key === mode());
     show(portsField, hasPorts());
   }
 
   function showNode() {
-    const chosen = nodes.get(node.value);
-    fill(nodeHint, chosen ? nodeStatus(chosen).means : "");
+    const members = nodesOf(node.value, [...nodes.values()]);
+    const chosen = members.length === 1 ? members[0] : undefined;
+    showNodeHint();
+    // The slowest of several nodes, so that no node gets more than its share of a pace.
+    pace.setNode([...members].sort((a, b) => int(a.rate) - int(b.rate))[0]);
     const defaults = chosen?.defaultPorts ?? [];
     fill(portsHint, defaults.length
       ? ["Leave empty for the default ports of this node: ", h("span", { class: "mono" }, defaults.join(", ")), "."]
       : "Leave empty for the default ports of the node.");
-    const chip = (value, label) => h("button", { type: "button", class: "chip", onclick: () => { target.value = value; target.focus(); changed(); } }, label);
+    const chip = (value, label) => h("button", { type: "button", class: "chip", onclick: () => { targets.set([...targets.entries, value]); targets.input.focus(); changed(); } }, label);
     fill(subnets,
       chip(LOCAL_SUBNET, "Local subnet"),
-      (chosen?.localSubnets ?? []).map((subnet) => chip(subnet, h("span", { class: "mono" }, breakable(subnet)))));
+      [...new Set(members.flatMap((one) => one.localSubnets ?? []))].map((subnet) => chip(subnet, h("span", { class: "mono" }, breakable(subnet)))));
+  }
+
+  function showNodeHint() {
+    const members = nodesOf(node.value, [...nodes.values()]);
+    const offline = members.filter((one) => !one.connected);
+    if (nodes.has(node.value)) setText(nodeHint, nodeStatus(members[0]).means);
+    else if (!members.length) setText(nodeHint, "");
+    else setText(nodeHint, `${plural(members.length, "node")}. Each target goes to the node whose subnets cover it.${offline.length ? ` Offline: ${offline.map((one) => isolate(one.name)).join(", ")}.` : ""}`);
+  }
+
+  /** Offers sites and all nodes once the server has shown that it divides scans. */
+  function offerSeveral() {
+    if (several || nodes.size < 2) return;
+    several = true;
+    const chosen = node.value;
+    const sites = new Map([...nodes.values()].filter((one) => int(one.siteId)).map((one) => [String(one.siteId), one.siteName || `site ${one.siteId}`]));
+    node.append(
+      h("optgroup", { label: "Sites" }, [...sites].map(([id, label]) => h("option", { value: `site:${id}` }, isolate(label)))),
+      h("optgroup", { label: "All nodes" }, h("option", { value: "auto" }, "Automatic: each target from the node that covers it")));
+    node.value = chosen;
   }
 
   function changed(event) {
-    // The fields of the schedule do not change the plan of the scan.
-    if (event && (repeat.element.contains(event.target) || event.target === overrideBox)) return;
+    // The name and the times do not change the plan of the scan.
+    if (event && (repeat.element.contains(event.target) || event.target === overrideBox || event.target === name)) {
+      if (event.target === name) showSubmit();
+      return;
+    }
+    // The boxes report their changes themselves.
+    if (event && (event.target === targets.input || event.target === excludes.input)) return;
     requestId = freshRequestId();
     error.clear();
     showMode();
@@ -157,8 +201,8 @@ export function newScanView(root) {
     blackout = false;
     overrideBox.checked = false;
     showSubmit();
-    clearInvalid();
     if (!node.value || !request()) {
+      clearInvalid();
       check.className = "check-panel";
       fill(check, h("span", { class: "check-idle" }, "The plan of the scan is shown here before it starts."));
       return;
@@ -170,13 +214,21 @@ export function newScanView(root) {
   async function checkPlan() {
     pending = new AbortController();
     const { signal } = pending;
+    /** @type {Map<string, string>} The errors by entry; excludes begin with `!`. */
+    const invalid = new Map();
     try {
-      const plan = await call("fleet.v1.ScanService/PlanScan", { fleetNodeId: node.value, request: request() }, { signal });
+      const plan = await planWithout(invalid, signal);
       if (signal.aborted) return;
-      showPlan(check, plan);
+      if (plan?.shares?.length) offerSeveral();
       clearInvalid();
-      blackout = Boolean(plan.blackoutUntil);
-      planned = true;
+      mark(invalid);
+      if (invalid.size) {
+        showInvalid(plan, invalid);
+      } else {
+        showPlan(check, plan);
+        blackout = Boolean(plan.blackoutUntil);
+        planned = true;
+      }
       showSubmit();
     } catch (failure) {
       if (isAborted(failure) || signal.aborted || handledSignOut(failure)) return;
@@ -186,20 +238,52 @@ export function newScanView(root) {
     }
   }
 
+  /** Plans the scan. The server names one invalid entry at a time: each is left out and the rest planned again. */
+  async function planWithout(invalid, signal) {
+    for (;;) {
+      const wanted = request(invalid);
+      if (!wanted) return null;
+      try {
+        return await call("fleet.v1.ScanService/PlanScan", { ...place(), request: wanted }, { signal });
+      } catch (failure) {
+        if (isAborted(failure) || failure.code !== "invalid_argument" || mode() !== "targets" || invalid.size >= MOST_INVALID) throw failure;
+        const excluded = namedEntry(excludes.entries.map((entry) => `!${entry}`), failure.message);
+        const named = excluded ?? namedEntry(targets.entries.filter((entry) => !invalid.has(entry)), failure.message);
+        if (!named || invalid.has(named)) throw failure;
+        invalid.set(named, sentence(failure.message));
+      }
+    }
+  }
+
+  function mark(invalid) {
+    const of = (entries, prefix) => new Map(entries.filter((entry) => invalid.has(`${prefix}${entry}`)).map((entry) => [entry, invalid.get(`${prefix}${entry}`)]));
+    targets.mark(of(targets.entries, ""));
+    excludes.mark(of(excludes.entries, "!"));
+  }
+
+  function showInvalid(plan, invalid) {
+    const all = targets.entries.length + excludes.entries.length;
+    const [first] = invalid.values();
+    const message = h("p", { class: "check-error", id: "check-error" }, rich(first));
+    const remove = all > 1
+      ? h("button", { type: "button", class: "button button-small", onclick: () => { excludes.removeInvalid(); targets.removeInvalid(); } }, invalid.size === 1 ? "Remove invalid entry" : `Remove ${count(invalid.size)} invalid entries`)
+      : null;
+    if (plan) showPlan(check, plan, invalid.size);
+    else {
+      check.className = "check-panel check-bad";
+      fill(check);
+    }
+    check.prepend(message, ...(all > 1 ? [h("p", { class: "check-note" }, `Invalid entries: ${count(invalid.size)} of ${count(all)}.${plan ? " The others:" : ""}`)] : []));
+    if (remove) check.append(remove);
+  }
+
   function showError(failure) {
     check.className = "check-panel check-bad";
-    const fields = { target: [target], list: [list], range: [start, end], mdns: [service, seconds], reports: [minutes] }[mode()];
-    const inPorts = hasPorts() && /\bports?\b/i.test(failure.message);
-    const ordered = inPorts ? [ports, ...fields] : [...fields, ports];
-    const hit = ordered.map((field) => ({ field, match: findNamed(field.value, failure.message) })).find(({ match }) => match);
-    const named = hit?.field ?? (inPorts ? ports : fields[0]);
-    if (!failure.offline) named.setAttribute("aria-invalid", "true");
+    const fields = { targets: [targets.input], mdns: [service, seconds], reports: [minutes] }[mode()];
+    const inPorts = hasPorts() && (/\bports?\b/i.test(failure.message) || Boolean(findNamed(ports.value, failure.message)));
+    if (!failure.offline) (inPorts ? ports : fields[0]).setAttribute("aria-invalid", "true");
     const retry = failure.offline ? h("button", { type: "button", class: "button button-small", onclick: checkPlan }, "Retry") : null;
-    const jump = hit && entries(hit.field.value).length > 1
-      ? h("button", { type: "button", class: "button button-small", onclick: () => { hit.field.focus(); hit.field.setSelectionRange(hit.match.start, hit.match.end); } },
-        hit.field === list ? `Show entry in line ${count(hit.match.line)}` : "Show entry")
-      : null;
-    fill(check, h("p", { class: "check-error", id: "check-error" }, rich(sentence(failure.message))), jump, retry);
+    fill(check, h("p", { class: "check-error", id: "check-error" }, rich(sentence(failure.message))), retry);
   }
 
   async function begin(event) {
@@ -208,11 +292,12 @@ export function newScanView(root) {
     starting = true;
     await attempt(error, async () => {
       if (repeat.repeats()) {
-        await busy(submit, () => repeat.create({ fleetNodeId: node.value, request: request() }));
+        await busy(submit, () => repeat.create({ ...place(), request: request() }));
         location.hash = "#/scans";
         return;
       }
-      const { scan } = await busy(submit, () => call("fleet.v1.ScanService/StartScan", { requestId, fleetNodeId: node.value, request: request(), overrideBlackout: overrideBox.checked }));
+      const named = name.value.trim() ? { name: name.value.trim() } : {};
+      const { scan } = await busy(submit, () => call("fleet.v1.ScanService/StartScan", { requestId, ...place(), ...named, request: request(), overrideBlackout: overrideBox.checked }));
       location.hash = `#/scans/${scan.scanId}`;
     });
     starting = false;
@@ -230,6 +315,10 @@ export function newScanView(root) {
     all.sort((a, b) => Number(Boolean(b.connected)) - Number(Boolean(a.connected)) || a.name.localeCompare(b.name));
     fill(node, all.map((one) => h("option", { value: one.fleetNodeId }, optionText(one))));
     node.value = nodes.has(prefill.node) ? prefill.node : all[0].fleetNodeId;
+    if (prefill.node.startsWith("site:") || prefill.node === "auto") {
+      offerSeveral();
+      node.value = prefill.node;
+    }
     showNode();
     changed();
   }
@@ -246,7 +335,7 @@ export function newScanView(root) {
       const option = [...node.options].find(({ value }) => value === one.fleetNodeId);
       if (option) setText(option, optionText(one));
     }
-    setText(nodeHint, nodes.has(node.value) ? nodeStatus(nodes.get(node.value)).means : "");
+    showNodeHint();
   }
 
   const optionText = (one) => `${isolate(one.name)} (${nodeStatus(one).word.toLowerCase()})`;
@@ -263,24 +352,8 @@ export function newScanView(root) {
   };
 }
 
-function showPlan(check, plan) {
-  check.className = "check-panel check-good";
-  const skipped = int(plan.skipped);
-  const estimate = durationMillis(plan.estimate);
-  const ports = plan.ports ?? [];
-  const figure = (value, label) => h("div", { class: "figure" }, h("strong", {}, value), h("span", {}, label));
-  fill(check,
-    h("div", { class: "figures" },
-      figure(count(plan.targets), int(plan.targets) === 1 ? "target" : "targets"),
-      figure(ports.length ? count(ports.length) : "default", ports.length === 1 ? "port" : "ports"),
-      figure(count(plan.commands), int(plan.commands) === 1 ? "command" : "commands"),
-      figure(estimate ? `≈ ${duration(Math.max(1000, estimate)).replace(".0 s", " s")}` : "–", "estimated")),
-    skipped ? h("p", { class: "check-note" }, `${plural(skipped, "target")} will be skipped.`) : null,
-    (plan.notes ?? []).map((note) => h("p", { class: "check-note" }, rich(sentence(note)))));
-}
-
-function freshRequestId() {
-  // randomUUID needs a secure context, and the page may be served over plain HTTP in a LAN.
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+/** The nodes that a choice stands for. */
+function nodesOf(value, nodes) {
+  if (value === "auto") return nodes;
+  return nodes.filter((one) => (value.startsWith("site:") ? String(one.siteId) === value.slice(5) : one.fleetNodeId === value));
 }

@@ -151,7 +151,7 @@ function nodeCard(manage, onRevoke, onRename) {
     means,
     h("dl", { class: "facts" },
       fact("seen", "Last seen"), fact("version", "Version"), fact("subnets", "Local subnets"), fact("queued", "Queued scans"),
-      fact("print", "Fingerprint")),
+      fact("missing", "Needs an upgrade for"), fact("print", "Fingerprint")),
     h("div", { class: "actions" }, confirm, scan, renameButton, revokeButton));
 
   facts.seen.append(lastSeen);
@@ -170,6 +170,8 @@ function nodeCard(manage, onRevoke, onRename) {
       setText(facts.version, node.version || "Unknown");
       setText(facts.subnets, (node.localSubnets ?? []).join(", ") || "Unknown");
       setText(facts.queued, int(node.queuedScans) ? plural(node.queuedScans, "scan") : "None");
+      setText(facts.missing, (node.missingCapabilities ?? []).join(", "));
+      show(facts.missing.parentElement, (node.missingCapabilities ?? []).length > 0);
       if (current?.identityFingerprint !== node.identityFingerprint) fill(facts.print, fingerprint(node.identityFingerprint));
       show(confirm, manage && awaiting);
       confirm.href = `#/nodes/${node.fleetNodeId}/confirm`;

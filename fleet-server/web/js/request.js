@@ -11,53 +11,42 @@ export const LOCAL_SUBNET = "fleetnode-local-subnet";
 /** The service type that stands for the announcements of IP report buttons. */
 export const IP_REPORTS = "ip-reports";
 
-/** Builds the request from the values of the form; null while a required field is empty. */
-export function requestOf({ mode, target, list, start, end, service, seconds, minutes, ports }) {
-  const wanted = entries(ports);
-  switch (mode) {
-    case "target":
-      return target.trim() ? { nmap: { target: target.trim(), ports: wanted } } : null;
-    case "list": {
-      const addresses = entries(list);
-      return addresses.length ? { ipList: { ipAddresses: addresses, ports: wanted } } : null;
-    }
-    case "range":
-      return start.trim() && end.trim() ? { ipRange: { startIp: start.trim(), endIp: end.trim(), ports: wanted } } : null;
-    case "mdns": {
-      // An empty service or time is the server's default. An mDNS request has no ports.
-      const timeoutSeconds = Number.parseInt(seconds, 10);
-      return { mdns: { serviceType: service.trim(), ...(Number.isNaN(timeoutSeconds) ? {} : { timeoutSeconds }) } };
-    }
-    case "reports": {
-      const timeoutSeconds = Number.parseInt(minutes, 10) * 60;
-      return { mdns: { serviceType: IP_REPORTS, ...(Number.isNaN(timeoutSeconds) ? {} : { timeoutSeconds }) } };
-    }
-    default:
-      return null;
+/**
+ * Builds the request from the values of the form; null while there is no target. `targets` and `excludes` are lists of
+ * entries, and `rate` is the most probes per second, 0 for the rate of the node.
+ */
+export function requestOf({ mode, targets, excludes, service, seconds, minutes, ports, rate }) {
+  const most = rate ? { maxRate: rate } : {};
+  if (mode === "mdns" || mode === "reports") {
+    // An empty service or time is the server's default. An mDNS request has no ports.
+    const time = mode === "mdns" ? Number.parseInt(seconds, 10) : Number.parseInt(minutes, 10) * 60;
+    const serviceType = mode === "mdns" ? service.trim() : IP_REPORTS;
+    return { mdns: { serviceType, ...(Number.isNaN(time) ? {} : { timeoutSeconds: time }) }, ...most };
   }
+  if (!targets.length) return null;
+  const wanted = entries(ports);
+  const all = [...targets, ...excludes.map((entry) => `!${entry.replace(/^!/, "")}`)];
+  return targets.length === 1
+    ? { nmap: { target: all.join(" "), ports: wanted }, ...most }
+    : { ipList: { ipAddresses: all, ports: wanted }, ...most };
 }
 
 /** Converts an earlier request to values of the form. */
 export function valuesOf(request = {}) {
-  const values = { mode: "target", target: "", list: "", start: "", end: "", service: "", seconds: "", minutes: "", ports: "" };
-  const mode = request.nmap ?? request.ipList ?? request.ipRange;
-  values.ports = (mode?.ports ?? []).join(", ");
-  if (request.ipList) {
-    values.mode = "list";
-    values.list = (request.ipList.ipAddresses ?? []).join("\n");
-  } else if (request.ipRange) {
-    values.mode = "range";
-    values.start = request.ipRange.startIp ?? "";
-    values.end = request.ipRange.endIp ?? "";
-  } else if (request.mdns?.serviceType === IP_REPORTS) {
+  const values = { mode: "targets", targets: [], excludes: [], service: "", seconds: "", minutes: "", ports: "", rate: request.maxRate ?? 0 };
+  const written = request.nmap ?? request.ipList ?? request.ipRange;
+  values.ports = (written?.ports ?? []).join(", ");
+  const range = request.ipRange ? [rangeText(request.ipRange)] : [];
+  const all = [...entries(request.nmap?.target), ...(request.ipList?.ipAddresses ?? []).flatMap(entries), ...range];
+  values.targets = all.filter((entry) => !entry.startsWith("!"));
+  values.excludes = all.filter((entry) => entry.startsWith("!")).map((entry) => entry.slice(1));
+  if (request.mdns?.serviceType === IP_REPORTS) {
     values.mode = "reports";
     values.minutes = request.mdns.timeoutSeconds ? String(Math.ceil(request.mdns.timeoutSeconds / 60)) : "";
   } else if (request.mdns) {
     values.mode = "mdns";
     values.service = request.mdns.serviceType ?? "";
     values.seconds = request.mdns.timeoutSeconds ? String(request.mdns.timeoutSeconds) : "";
-  } else if (request.nmap) {
-    values.target = request.nmap.target ?? "";
   }
   return values;
 }
@@ -82,6 +71,11 @@ export function portSummary(request = {}) {
   return `${ports.length === 1 ? "port" : "ports"} ${ports.join(", ")}`;
 }
 
+/** Returns the entry that an error names; the longest one, because `10.0.0.1-0` contains `10.0.0.1` too. */
+export function namedEntry(list, message) {
+  return list.filter((entry) => namedIn(entry, message)).sort((a, b) => b.length - a.length)[0] ?? null;
+}
+
 /** Finds the entry of a text that an error names, as `{ start, end, line }`; null if none is named. */
 export function findNamed(text, message) {
   const pattern = /[^\s,;]+/g;
@@ -102,4 +96,16 @@ function namedIn(entry, message) {
     if (!/[A-Za-z0-9.:/-]/.test(before) && !/^([A-Za-z0-9/-]|[.:][A-Za-z0-9])/.test(after)) return true;
   }
   return false;
+}
+
+function rangeText({ startIp = "", endIp = "" }) {
+  // In IPv6 addresses, only the other form is a range.
+  return `${startIp}${startIp.includes(":") ? ".." : "-"}${endIp}`;
+}
+
+/** Returns a random id of a request. */
+export function freshRequestId() {
+  // randomUUID needs a secure context, and the page may be served over plain HTTP in a LAN.
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -2,8 +2,9 @@
 // limited to a page.
 
 import { fill, foreign, h } from "./dom.js";
-import { count, int, makeAndModel } from "./format.js";
+import { count, endpoint, int, makeAndModel } from "./format.js";
 import { deviceAddress, grid } from "./grid.js";
+import { selectAllBox } from "./selection.js";
 
 /** Rows drawn per frame. More would block the page while an old scan of thousands of rows is replayed. */
 const ROWS_PER_FRAME = 200;
@@ -18,9 +19,14 @@ const COLUMNS = [
   { name: "after", label: "Found after" },
 ];
 
-/** Creates the table in `container`, and the button that shows more rows in `more`. */
-export function deviceRows(container, more) {
-  const table = grid({ kind: "found", label: "Devices found, in order of arrival", columns: COLUMNS });
+/**
+ * Creates the table in `container`, and the button that shows more rows in `more`. With `chosen`, rows can be selected:
+ * `item(device)` returns what an action needs.
+ */
+export function deviceRows(container, more, { chosen = null, item = (/** @type {any} */ device) => device } = {}) {
+  const whole = chosen && selectAllBox(chosen, () => visible().map((device) => [keyOf(device), item(device)]), "Select all devices shown");
+  chosen?.onchange(() => whole.update());
+  const table = grid({ kind: "found", label: "Devices found, in order of arrival", columns: whole ? [{ name: "select", label: whole.box }, ...COLUMNS] : COLUMNS });
   const devices = [];
   const drawn = [];
   const positions = new Map();
@@ -28,6 +34,7 @@ export function deviceRows(container, more) {
   let shown = 0;
   let allowed = PAGE;
   let offered = -1;
+  let wanted = "";
 
   function offer(schedule) {
     const waiting = devices.length - allowed;
@@ -44,7 +51,19 @@ export function deviceRows(container, more) {
     more.firstChild.textContent = `Show ${count(next)} more of ${count(waiting)} devices`;
   }
 
-  const rowOf = (device) => table.row(cells(device), { "data-seq": device.seq });
+  const keyOf = (device) => String(device.device_id ?? device.seq);
+  const visible = () => devices.slice(0, shown).filter(matches);
+
+  function rowOf(device) {
+    const select = chosen ? { select: chosen.box(keyOf(device), item(device), device.identifier) } : {};
+    const row = table.row({ ...select, ...cells(device) }, { "data-seq": device.seq });
+    row.hidden = !matches(device);
+    return row;
+  }
+
+  function matches(device) {
+    return !wanted || textOf(device).includes(wanted);
+  }
 
   return {
     /**
@@ -53,7 +72,7 @@ export function deviceRows(container, more) {
      */
     add(device) {
       addresses.add(device.ip);
-      const id = String(device.device_id ?? device.seq);
+      const id = keyOf(device);
       const position = positions.get(id);
       if (position === undefined) {
         positions.set(id, devices.length);
@@ -74,6 +93,18 @@ export function deviceRows(container, more) {
     get hosts() {
       return addresses.size;
     },
+    /** Shows only the rows with a text. Returns their number among the drawn ones. */
+    filter(text) {
+      wanted = text.trim().toLowerCase();
+      let matching = 0;
+      for (const [at, row] of drawn.entries()) {
+        const fits = matches(devices[at]);
+        if (row.hidden === fits) row.hidden = !fits;
+        if (fits) matching += 1;
+      }
+      whole?.update();
+      return matching;
+    },
     /** Draws the rows of this frame and schedules another frame if rows remain. */
     paint(schedule) {
       const until = Math.min(devices.length, allowed, shown + ROWS_PER_FRAME);
@@ -88,6 +119,11 @@ export function deviceRows(container, more) {
       offer(schedule);
     },
   };
+}
+
+/** The texts of a row that a filter searches, in lower case. */
+function textOf(device) {
+  return `${endpoint(device.ip, device.port)} ${makeAndModel(device)} ${device.firmware ?? ""} ${device.identifier ?? ""}`.toLowerCase();
 }
 
 function cells(device) {

@@ -1,5 +1,6 @@
 // One scan: its progress, the devices found, warnings, and after its end the outcome and the scan summary.
 
+import { pairDevices, rescanDevices } from "./actions.js";
 import { attempt, banner, currentOperator, handledSignOut, may, poll, title } from "./app.js";
 import { groupLinks, loadCounts } from "./changes.js";
 import { busy, confirmDialog, errorBox, restoreFocus } from "./dialog.js";
@@ -12,8 +13,11 @@ import { repeatScan } from "./prefill.js";
 import { portSummary, summary } from "./request.js";
 import { call } from "./rpc.js";
 import { deviceRows } from "./rows.js";
+import { scanTitle } from "./scanrows.js";
+import { selection } from "./selection.js";
 import { shareList, sharesOf } from "./shares.js";
-import { liveState, outcomeOf, scansAhead, stateOf, waitingText } from "./states.js";
+import { liveState, nodeLine, outcomeOf, scansAhead, stateOf, waitingText } from "./states.js";
+import { mapStrip } from "./strip.js";
 
 /** Interval between two looks at the node and the queue. A lost node must be visible within two seconds. */
 const POLL_MS = 1500;
@@ -28,7 +32,18 @@ const HOSTS_SHOWN = 200;
 export function scanView(root, scanId) {
   const parts = layout(root);
   const manage = may("fleetnode:manage");
-  const rows = deviceRows(parts.devices, parts.more);
+  const chosen = selection({
+    noun: "device",
+    actions: [
+      ...(may("miner:pair") ? [{ id: "pair-selected", label: "Pair", run: (items) => pairDevices(items, names).then(() => chosen.set([])) }] : []),
+      ...(manage ? [{ id: "rescan-selected", label: "Scan again", run: (items, button) => rescanDevices(items, { error: parts.error, button }) }] : []),
+    ],
+  });
+  const selectable = manage || may("miner:pair");
+  const rows = deviceRows(parts.devices, parts.more, { chosen: selectable ? chosen : null, item: itemOf });
+  const strip = mapStrip((prefix) => filterBy(prefix));
+  /** @type {Map<string, string>} The names of the nodes. */
+  const names = new Map();
   let scan = null;
   let state = stateOf("queued");
   let name = "Scan";
@@ -50,18 +65,41 @@ export function scanView(root, scanId) {
   let unfollow = () => {};
   let unpoll = () => {};
   let unchanged = () => {};
+  let unnamed = () => {};
 
   title("Scan");
+  parts.strip.append(strip.element);
+  parts.selection.append(chosen.bar);
+  parts.filter.addEventListener("input", () => { strip.clear(); showFilter(); });
+
+  /** A device as the actions need it. */
+  function itemOf(device) {
+    const node = int(device.fleet_node_id) ? device.fleet_node_id : scan?.fleetNodeId;
+    return { deviceId: String(device.device_id), identifier: device.identifier, fleetNodeId: String(node ?? "0"), ip: device.ip };
+  }
+
+  function filterBy(text) {
+    parts.filter.value = text;
+    showFilter();
+  }
+
+  function showFilter() {
+    const matching = rows.filter(parts.filter.value);
+    setText(parts.matching, parts.filter.value.trim() ? `${count(matching)} of ${plural(rows.count, "device")}` : "");
+  }
 
   function describe(next) {
     scan = next;
-    name = `Scan of ${isolate(summary(scan.request))}`;
+    name = scan.name ? isolate(scan.name) : `Scan of ${isolate(summary(scan.request))}`;
     setText(parts.heading, name);
+    strip.setRequest(scan.request);
     fill(parts.about,
+      scan.name ? h("span", {}, foreign(summary(scan.request))) : null,
       sharesOf(scan).length > 0
         ? h("span", {}, h("strong", {}, count(scan.shares.length)), " nodes")
         : h("span", {}, "Node ", h("strong", {}, foreign(scan.nodeName || scan.fleetNodeId))),
       h("span", {}, portSummary(scan.request)),
+      scan.request?.maxRate ? h("span", {}, `at most ${count(scan.request.maxRate)} probes/s`) : null,
       h("span", {}, "created ", timeAgo(scan.createdAt),
         scan.startedBy && scan.startedBy !== currentOperator()?.email ? [" by ", foreign(scan.startedBy)] : null),
       scan.openScope ? h("span", { title: "The node chose addresses or ports itself, so its reports could not be checked against a list." }, "open scope") : null);
@@ -94,6 +132,7 @@ export function scanView(root, scanId) {
     switch (message.type) {
       case "device":
         rows.add(message);
+        strip.mark(message.ip, "identified");
         removeHost(message.ip);
         started();
         break;
@@ -123,6 +162,7 @@ export function scanView(root, scanId) {
   /** Lists an unidentified host. A chunk that runs again can report a host again. */
   function addHost(message) {
     if (hosts.has(message.ip)) return;
+    strip.mark(message.ip, "unidentified");
     const item = parts.hostList.childElementCount < HOSTS_SHOWN ? hostItem(message) : null;
     hosts.set(message.ip, item);
     if (item) parts.hostList.append(item);
@@ -155,6 +195,8 @@ export function scanView(root, scanId) {
     fill(parts.outcome, h("p", { class: "outcome-headline", id: "outcome" }, headline), reason ? h("p", { class: "outcome-reason" }, rich(reason)) : null, facts ? h("p", { class: "outcome-facts" }, facts) : null);
     fill(parts.ledger, h("h2", { id: "ledger-title" }, "Scan summary"), ledgerTable(ledger));
     parts.ledger.classList.remove("ledger-pending");
+    // The actions on rows name the nodes.
+    if (!names.size) unnamed = poll(0, async () => { for (const one of await listNodes()) names.set(String(one.fleetNodeId), one.name); }, { quiet: true });
     show(parts.live, false);
     show(parts.outcome, true);
     const focused = document.activeElement === parts.cancel;
@@ -202,6 +244,13 @@ export function scanView(root, scanId) {
     }
     setText(parts.done, total ? `${count(done)} of ${count(total)}` : "–");
     setText(parts.percent, total && !over ? `${percent} %` : "");
+    const answered = rows.hosts + hosts.size;
+    parts.identifiedBar.value = answered ? rows.hosts / answered : 0;
+    setText(parts.identified, answered ? `${count(rows.hosts)} of ${count(answered)}` : "–");
+    setText(parts.unidentified, count(hosts.size));
+    setText(parts.rest, total ? count(Math.max(0, total - done)) : "–");
+    show(parts.tools, found > 0);
+    if (parts.filter.value.trim()) showFilter();
     setText(parts.phase, !over && shown.look === "live" ? (PHASES[phase] ?? phase) || "starting" : "");
     setText(parts.found, count(found));
     setText(parts.devicesTitle, found ? `${plural(found, "device")}` : "Devices");
@@ -221,9 +270,13 @@ export function scanView(root, scanId) {
   }
 
   function paintWaiting() {
-    const text = over || !scan ? "" : waitingText({ scan: { ...scan, state: stateKey() }, node, ahead, describe: (one) => summary(one.request) });
+    const text = over || !scan ? "" : waitingText({ scan: { ...scan, state: stateKey() }, node, ahead, describe: scanTitle });
     setText(parts.waiting, text);
     show(parts.waiting, Boolean(text));
+    // The text about waiting names the node too.
+    const line = over || !scan || text ? "" : nodeLine(scan, node);
+    setText(parts.node, line);
+    show(parts.node, Boolean(line));
   }
 
   /** Polls what the event stream does not contain: the node, and for a queued scan its state and the queue. */
@@ -240,6 +293,7 @@ export function scanView(root, scanId) {
     parts.shares.update(scan, nodes);
     // The state of a scan over several nodes is that of its shares.
     node = sharesOf(scan).length > 0 ? undefined : nodes.find((one) => String(one.fleetNodeId) === String(scan.fleetNodeId));
+    for (const one of nodes) names.set(String(one.fleetNodeId), one.name);
     ahead = queue ? scansAhead(scan, queue.scans ?? []) : [];
     schedule();
   }
@@ -313,6 +367,7 @@ export function scanView(root, scanId) {
     unfollow();
     unpoll();
     unchanged();
+    unnamed();
     clearInterval(ticker);
     cancelAnimationFrame(frame);
   };
@@ -338,7 +393,16 @@ function layout(root) {
     badge: h("span", { class: "badge", id: "scan-state" }),
     about: h("p", { class: "about" }),
     error: errorBox(),
-    bar: h("progress", { max: "1", value: "0", "aria-label": "Progress of the scan", id: "progress" }),
+    bar: h("progress", { max: "1", value: "0", "aria-labelledby": "bar-probed", id: "progress" }),
+    identifiedBar: h("progress", { max: "1", value: "0", "aria-labelledby": "bar-identified", id: "identified-progress", class: "bar-identified" }),
+    identified: h("span", { class: "percent", id: "identified" }, "–"),
+    unidentified: h("strong", { id: "unidentified" }, "0"),
+    rest: h("strong", { id: "rest" }, "–"),
+    node: h("p", { class: "node-line", id: "node-line", hidden: true }),
+    strip: h("div", {}),
+    selection: h("div", { class: "selection" }),
+    filter: h("input", { id: "scan-filter", class: "input", type: "search", autocomplete: "off", spellcheck: "false", maxlength: 128, placeholder: "10.2.0. or S19" }),
+    matching: h("span", { class: "hint", id: "scan-matching", role: "status" }),
     percent: h("span", { class: "percent" }),
     done: h("strong", { id: "done" }, "–"),
     found: h("strong", { id: "found" }, "0"),
@@ -363,12 +427,17 @@ function layout(root) {
     empty: h("p", { class: "loading" }),
   };
   parts.live = h("div", { class: "progress-live" },
-    h("div", { class: "bar-row" }, parts.bar, parts.percent),
+    h("div", { class: "bar-row" }, h("span", { class: "bar-label", id: "bar-probed" }, "Probed"), parts.bar, parts.percent),
+    h("div", { class: "bar-row" }, h("span", { class: "bar-label", id: "bar-identified" }, "Identified"), parts.identifiedBar, parts.identified),
     h("div", { class: "figures" },
       h("div", { class: "figure" }, parts.done, h("span", {}, "targets probed")),
       h("div", { class: "figure" }, parts.found, h("span", {}, "devices")),
+      h("div", { class: "figure" }, parts.unidentified, h("span", {}, "unidentified")),
+      h("div", { class: "figure" }, parts.rest, h("span", {}, "not probed yet")),
       h("div", { class: "figure" }, parts.elapsed, h("span", {}, "elapsed"))),
-    parts.phase, parts.waiting);
+    parts.phase, parts.node, parts.waiting);
+  parts.tools = h("div", { class: "table-tools", hidden: true },
+    h("div", { class: "inline-field" }, h("label", { for: "scan-filter" }, "Filter"), parts.filter), parts.matching);
   parts.warnings = h("section", { class: "panel warnings", "aria-labelledby": "warnings-title", hidden: true }, parts.warningsTitle, parts.warningList);
   parts.hosts = h("section", { class: "panel hosts", "aria-labelledby": "hosts-title", hidden: true }, parts.hostsTitle,
     h("p", { class: "hint" }, "They answered, but no rule identified them. Record one on its node to add its make."), parts.hostList);
@@ -377,11 +446,11 @@ function layout(root) {
     h("div", { class: "scan-panel-actions" }, parts.cancel, parts.again));
   parts.columns = h("div", { class: "columns" },
     h("section", { class: "column-main", "aria-labelledby": "devices-title" },
-      h("div", { class: "section-head" }, parts.devicesTitle), parts.devices, parts.empty, parts.more),
+      h("div", { class: "section-head" }, parts.devicesTitle), parts.tools, parts.selection, parts.devices, parts.empty, parts.more),
     h("div", { class: "column-side" }, parts.warnings, parts.hosts, parts.ledger));
   root.append(
     h("p", { class: "crumb" }, h("a", { href: "#/scans" }, "Scans")),
     h("div", { class: "page-head" }, h("div", { class: "page-title" }, parts.heading, parts.badge)),
-    parts.about, parts.error.element, parts.panel, parts.changes, parts.columns);
+    parts.about, parts.error.element, parts.panel, parts.changes, parts.strip, parts.columns);
   return parts;
 }

@@ -1,15 +1,17 @@
-// The list of scans, newest first.
+// The list of scans: those that are open, the schedules, and the history.
 
 import { attempt, may, poll, title } from "./app.js";
-import { busy, errorBox } from "./dialog.js";
-import { h, setText, setTime, show, timeAgo } from "./dom.js";
-import { count, date, duration, int } from "./format.js";
+import { busy, confirmDialog, errorBox } from "./dialog.js";
+import { announce, foreign, h, show } from "./dom.js";
+import { isolate } from "./format.js";
 import { grid } from "./grid.js";
 import { listNodes } from "./nodes.js";
-import { summary } from "./request.js";
+import { choiceOf, placeOf, repeatScan } from "./prefill.js";
+import { freshRequestId } from "./request.js";
 import { call } from "./rpc.js";
+import { ACTIVE_COLUMNS, activeRow, HISTORY_COLUMNS, historyRow, scanTitle } from "./scanrows.js";
 import { schedulesSection } from "./schedules.js";
-import { liveState, scansAhead, waitingText } from "./states.js";
+import { liveState } from "./states.js";
 
 const PAGE = 50;
 /** The most scans beyond the first page that are read again at once. More than a node's queue holds. */
@@ -17,35 +19,30 @@ const OPEN_SCANS = 100;
 /** A lost node must be visible within two seconds, which includes the request. */
 const POLL_MS = 1500;
 
-const COLUMNS = [
-  { name: "state", label: "State" },
-  { name: "what", label: "Target" },
-  { name: "node", label: "Node" },
-  { name: "found", label: "Found / targets" },
-  { name: "started", label: "Started" },
-  { name: "took", label: "Duration" },
-];
-
 /** Shows the list of scans. */
 export function scansView(root) {
   title("Scans");
   const manage = may("fleetnode:manage");
   const error = errorBox();
   const scheduled = schedulesSection(error);
-  const table = grid({ kind: "scans", label: "Scans, newest first", columns: COLUMNS });
+  const active = grid({ kind: "active", label: "Active scans, newest first", columns: ACTIVE_COLUMNS });
+  const history = grid({ kind: "scans", label: "Ended scans, newest first", columns: HISTORY_COLUMNS });
   const loading = h("p", { class: "loading" }, "Loading scans…");
   const empty = h("div", { class: "panel empty", hidden: true },
     h("h2", {}, "No scans yet"),
     h("p", {}, "A scan finds the devices on the network of one of your nodes."),
     manage ? h("a", { class: "button button-primary", href: "#/scans/new" }, "Start a scan") : null);
   const older = h("button", { type: "button", class: "button", hidden: true }, "Show older scans");
+  const section = (id, label, table, after) => h("section", { class: "scan-section", "aria-labelledby": id, hidden: true }, h("h2", { id }, label), table.element, after);
+  const activeSection = section("active-title", "Active", active);
+  const historySection = section("history-title", "History", history, h("div", { class: "more" }, older));
   root.append(
     h("div", { class: "page-head" },
       h("h1", { tabindex: "-1" }, "Scans"),
       manage ? h("a", { class: "button button-primary", href: "#/scans/new", id: "new-scan" }, "New scan") : null),
-    error.element, scheduled.element, loading, empty, table.element, h("div", { class: "more" }, older));
-  show(table.element, false);
+    error.element, loading, empty, activeSection, scheduled.element, historySection);
 
+  /** @type {Map<string, any>} The rows by scan, newest first. */
   const rows = new Map();
   const nodes = new Map();
   let next = "";
@@ -63,7 +60,7 @@ export function scansView(root) {
     for (const node of current) nodes.set(String(node.fleetNodeId), node);
     const first = rows.size === 0;
     // Oldest first, because each new scan is inserted at the top.
-    for (const scan of first ? scans : [...scans].reverse()) add(scan, !first);
+    for (const scan of [...scans].reverse()) add(scan, true);
     await refreshOlder(new Set(scans.map((scan) => scan.scanId)));
     if (closed) return;
     if (first) {
@@ -71,8 +68,6 @@ export function scansView(root) {
       show(older, Boolean(next));
     }
     loading.remove();
-    show(empty, rows.size === 0);
-    show(table.element, rows.size > 0);
     update();
   }
 
@@ -81,25 +76,77 @@ export function scansView(root) {
     const open = [...rows.values()].filter((row) => !onFirstPage.has(row.scan.scanId) && !liveState(row.scan).over);
     await Promise.all(open.slice(0, OPEN_SCANS).map(async (row) => {
       const { scan } = await call("fleet.v1.ScanService/GetScan", { scanId: row.scan.scanId });
-      if (scan) row.scan = scan;
+      if (scan) add(scan, true);
     }));
   }
 
   function add(scan, onTop) {
+    const { over } = liveState(scan);
     const known = rows.get(scan.scanId);
-    if (known) {
+    if (known && known.over === over) {
       known.scan = scan;
       return;
     }
-    const row = scanRow(table, scan);
+    // A scan that ended moves to the history, and the focus with it.
+    const focused = known?.element.contains(document.activeElement);
+    known?.element.remove();
+    const row = over ? historyRow(history, scan, historyActions(scan)) : activeRow(active, scan, activeActions(scan));
     rows.set(scan.scanId, row);
+    const table = over ? history : active;
     if (onTop) table.prepend(row.element);
     else table.append([row.element]);
+    if (focused) row.element.querySelector("a")?.focus();
   }
 
   function update() {
-    const scans = [...rows.values()].map(({ scan }) => scan);
-    for (const row of rows.values()) row.update(nodes.get(String(row.scan.fleetNodeId)), scans);
+    const all = [...rows.values()];
+    const scans = all.map(({ scan }) => scan);
+    for (const row of all) row.update(nodes.get(String(row.scan.fleetNodeId)), scans);
+    show(empty, all.length === 0);
+    show(activeSection, all.some(({ over }) => !over));
+    show(historySection, all.some(({ over }) => over) || Boolean(next));
+  }
+
+  function button(label, scan, work, look = "") {
+    const element = h("button", { type: "button", class: `button button-small ${look}`, "aria-label": `${label}: ${isolate(scanTitle(scan))}` }, label);
+    element.addEventListener("click", () => work(element));
+    return element;
+  }
+
+  const clone = (scan) => button("Clone", scan, () => {
+    repeatScan(rows.get(scan.scanId)?.scan ?? scan);
+    location.hash = "#/scans/new";
+  }, "button-quiet");
+
+  function activeActions(scan) {
+    if (!manage) return [];
+    const cancel = button("Cancel", scan, async (element) => {
+      const agreed = await confirmDialog({
+        title: ["Cancel the scan “", foreign(scanTitle(scan)), "”?"],
+        body: "The node stops scanning. The devices found so far are kept.",
+        action: "Cancel scan", cancel: "Keep scanning", danger: true,
+      });
+      if (!agreed) return;
+      await attempt(error, () => busy(element, async () => {
+        await call("fleet.v1.ScanService/CancelScan", { scanId: scan.scanId });
+        announce("Scan canceled.");
+        await refresh();
+      }));
+    }, "button-danger-outline");
+    return [clone(scan), cancel];
+  }
+
+  function historyActions(scan) {
+    if (!manage) return [];
+    const again = button("Run again", scan, (element) => attempt(error, () => busy(element, async () => {
+      await call("fleet.v1.ScanService/StartScan", {
+        requestId: freshRequestId(), ...placeOf(choiceOf(scan)), request: scan.request,
+        ...(scan.name ? { name: scan.name } : {}),
+      });
+      announce("Scan started.");
+      await refresh();
+    })));
+    return [again, clone(scan)];
   }
 
   older.addEventListener("click", () => attempt(error, () => busy(older, async () => {
@@ -117,35 +164,4 @@ export function scansView(root) {
     stop();
     scheduled.stop();
   };
-}
-
-function scanRow(table, first) {
-  const badge = h("span", { class: "badge" });
-  const link = h("bdi", {});
-  const anchor = h("a", { class: "row-link", href: `#/scans/${first.scanId}` }, link);
-  const note = h("span", { class: "hint scan-note", hidden: true });
-  const started = timeAgo(first.createdAt);
-  const cells = { state: badge, what: [anchor, note], node: h("bdi", {}), found: h("span", {}), started, took: h("span", {}) };
-  const row = {
-    scan: first,
-    element: table.row(cells, { class: "row-clickable" }),
-    update(node, scans) {
-      const { scan } = row;
-      const state = liveState(scan, node);
-      const progress = scan.progress ?? {};
-      const targets = int(scan.ledger?.targets ?? progress.total);
-      const percent = int(progress.total) ? ` ${Math.floor((int(progress.done) / int(progress.total)) * 100)} %` : "";
-      const why = state.over ? "" : waitingText({ scan, node, ahead: scansAhead(scan, scans), describe: (one) => summary(one.request) });
-      setText(badge, state.look === "live" ? `${state.word}${percent}` : state.word);
-      badge.className = `badge badge-${state.look}`;
-      setText(link, summary(scan.request));
-      setText(note, why);
-      show(note, Boolean(why));
-      setText(cells.node, scan.nodeName || String(scan.fleetNodeId));
-      setText(cells.found, scan.ledger ? `${count(scan.ledger.identified)} / ${scan.ledger.targetsUnknown ? "unknown" : count(targets)}` : targets ? `… / ${count(targets)}` : "–");
-      setTime(started, scan.createdAt);
-      setText(cells.took, scan.ledger ? duration(scan.ledger.elapsedMs) : date(scan.startedAt) ? duration(progress.elapsedMs) : "–");
-    },
-  };
-  return row;
 }

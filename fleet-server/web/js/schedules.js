@@ -5,6 +5,7 @@ import { busy, confirmDialog } from "./dialog.js";
 import { announce, fill, foreign, h, rich, setText, setTime, show, timeAgo } from "./dom.js";
 import { count, durationMillis, int, plural, sentence } from "./format.js";
 import { grid } from "./grid.js";
+import { cloneSchedule } from "./prefill.js";
 import { summary } from "./request.js";
 import { call, isAborted } from "./rpc.js";
 
@@ -12,9 +13,13 @@ const POLL_MS = 3000;
 /** Delay between the last keystroke and the preview by the server. */
 const DEBOUNCE_MS = 300;
 
+/** Times that the form offers. */
+const EXAMPLES = [["every 1h", "Every hour"], ["30 2 * * *", "Every night"], ["0 6 * * mon", "Every Monday"]];
+
 const COLUMNS = [
   { name: "what", label: "Schedule" },
   { name: "node", label: "Node" },
+  { name: "by", label: "For" },
   { name: "started", label: "Next run" },
   { name: "found", label: "Runs" },
   { name: "actions", label: "Actions" },
@@ -37,7 +42,7 @@ export function timingText(timing = {}) {
  */
 export function schedulesSection(error) {
   const table = grid({ kind: "schedules", label: "Schedules, by name", columns: COLUMNS });
-  const element = h("section", { class: "codes", "aria-labelledby": "schedules-title", hidden: true },
+  const element = h("section", { class: "scan-section", "aria-labelledby": "schedules-title", hidden: true },
     h("h2", { id: "schedules-title" }, "Scheduled"), table.element);
   const rows = new Map();
   let closed = false;
@@ -80,6 +85,11 @@ function scheduleRow(table, first, error, refresh) {
   })));
   const run = h("button", named("Run now:"), "Run now");
   const pause = h("button", named("Pause or resume:"), "Pause");
+  const clone = h("button", named("Clone:"), "Clone");
+  clone.addEventListener("click", () => {
+    cloneSchedule(row.schedule);
+    location.hash = "#/scans/new";
+  });
   const remove = h("button", { ...named("Delete:"), class: "button button-small button-quiet" }, "Delete");
   act(run, () => "Scan started.", () => "RunSchedule");
   act(pause, () => (row.schedule.pausedAt ? "Schedule resumed." : "Schedule paused."), () => (row.schedule.pausedAt ? "ResumeSchedule" : "PauseSchedule"));
@@ -94,8 +104,9 @@ function scheduleRow(table, first, error, refresh) {
     what: [h("strong", {}, foreign(first.name)), times, note, last],
     node: foreign(first.nodeName),
     started: [next, none],
+    by: foreign(first.operator),
     found: runs,
-    actions: manage ? h("span", { class: "actions" }, run, pause, remove) : null,
+    actions: manage ? h("span", { class: "actions" }, run, pause, clone, remove) : null,
   };
   const row = {
     schedule: first,
@@ -122,48 +133,63 @@ function scheduleRow(table, first, error, refresh) {
 }
 
 /**
- * Creates the fields that repeat a scan. `changed` is called when the choice or the validity changes. `ready` says
- * whether the form can be sent, and `create(scan)` stores the schedule of `{ fleetNodeId, request }`.
+ * Creates the choice between once and repeated, with the fields of the times. `name` is the field with the name, which a
+ * repeated scan needs. `initial` are the times of an earlier schedule, and `changed` is called when the choice or the
+ * validity changes. `ready` says whether the form can be sent, and `create(scan)` stores the schedule of `{ fleetNodeId,
+ * request }`.
  */
-export function repeatFields(changed) {
+export function repeatFields({ name, initial, changed }) {
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
-  const repeat = h("input", { type: "checkbox", id: "repeat" });
+  const radio = (value, label) => {
+    const input = h("input", { type: "radio", name: "repeat", id: value, value, class: "visually-hidden" });
+    return { input, element: h("span", { class: "segment" }, input, h("label", { for: value }, label)) };
+  };
+  const once = radio("once", "Once");
+  const repeat = radio("repeat", "Repeated");
   const text = (id, properties) => h("input", { id, class: "input", type: "text", autocomplete: "off", autocapitalize: "none", spellcheck: "false", "aria-describedby": "repeat-preview", ...properties });
-  const name = text("schedule-name", { maxlength: 64, placeholder: "nightly" });
   const when = text("schedule-when", { class: "input mono", maxlength: 256, placeholder: "30 2 * * *", "aria-describedby": "schedule-when-hint repeat-preview" });
   const timeZone = text("schedule-zone", { maxlength: 64 });
-  timeZone.value = zone;
   const jitter = text("schedule-jitter", { type: "number", min: 0, max: 60, placeholder: "0", inputmode: "numeric" });
   const blackouts = text("schedule-blackouts", { class: "input mono", maxlength: 1024, placeholder: "mon-fri 08:00-18:00", "aria-describedby": "schedule-blackouts-hint repeat-preview" });
   const preview = h("div", { id: "repeat-preview", class: "check-panel", role: "status", "aria-live": "polite" });
   const field = (label, input, hint) => h("div", { class: "field" }, h("label", { for: input.id }, label), input, hint);
+  const chips = h("div", { class: "chips" }, EXAMPLES.map(([value, label]) => h("button", { type: "button", class: "chip", onclick: () => { when.value = value; when.focus(); update(); } }, label)));
   const fields = h("div", { class: "stack", hidden: true },
-    field("Name", name),
-    field("When", when, h("p", { id: "schedule-when-hint", class: "hint" }, "Five fields of cron (minute, hour, day, month, weekday) such as ", h("code", {}, "30 2 * * mon-fri"), ", or an interval such as ", h("code", {}, "every 6h"), ".")),
+    h("div", { class: "field" }, h("label", { for: when.id }, "Times"), when, chips, h("p", { id: "schedule-when-hint", class: "hint" }, "Five fields of cron (minute, hour, day, month, weekday) such as ", h("code", {}, "30 2 * * mon-fri"), ", or an interval such as ", h("code", {}, "every 6h"), ".")),
     h("div", { class: "pair" }, field("Time zone", timeZone), field("Delay by up to (minutes)", jitter)),
-    field("Blackout windows", blackouts, h("p", { id: "schedule-blackouts-hint", class: "hint" }, "Times without runs, separated by semicolons. Optional.")),
+    h("div", { class: "field" }, h("label", { for: blackouts.id }, "Blackout windows", h("span", { class: "optional" }, " optional")), blackouts, h("p", { id: "schedule-blackouts-hint", class: "hint" }, "Times without runs, separated by semicolons.")),
     preview);
-  const element = h("div", { class: "field stack" }, h("label", { class: "check", for: "repeat" }, repeat, h("span", {}, "Repeat this scan at set times")), fields);
+  const element = h("div", { class: "stack" },
+    h("fieldset", { class: "field" }, h("legend", {}, "How often"), h("div", { class: "segments" }, once.element, repeat.element)), fields);
   let timer = 0;
   let pending = null;
   let valid = false;
+  once.input.checked = !initial;
+  repeat.input.checked = Boolean(initial);
+  when.value = initial?.when ?? "";
+  timeZone.value = initial?.timeZone || zone;
+  jitter.value = initial ? String(Math.round(durationMillis(initial.jitter) / 60000) || "") : "";
+  blackouts.value = initial?.blackouts ?? "";
 
   const timing = () => ({ when: when.value.trim(), timeZone: timeZone.value.trim(), jitter: `${Math.max(0, int(jitter.value)) * 60}s`, blackouts: blackouts.value.trim() });
 
-  element.addEventListener("input", () => {
+  function update() {
     clearTimeout(timer);
     pending?.abort();
     valid = false;
-    show(fields, repeat.checked);
+    show(fields, repeat.input.checked);
     when.removeAttribute("aria-invalid");
     preview.className = "check-panel";
-    if (!repeat.checked || !when.value.trim() || !timeZone.value.trim()) {
+    if (!repeat.input.checked || !when.value.trim() || !timeZone.value.trim()) {
       fill(preview, h("span", { class: "check-idle" }, "The next runs are shown here."));
     } else {
       timer = setTimeout(showRuns, DEBOUNCE_MS);
     }
     changed();
-  });
+  }
+  element.addEventListener("input", update);
+  // Later, because `changed` can use what the caller creates next.
+  if (initial) queueMicrotask(update);
 
   async function showRuns() {
     pending = new AbortController();
@@ -186,8 +212,8 @@ export function repeatFields(changed) {
 
   return {
     element,
-    repeats: () => repeat.checked,
-    ready: () => !repeat.checked || (valid && Boolean(name.value.trim())),
+    repeats: () => repeat.input.checked,
+    ready: () => !repeat.input.checked || (valid && Boolean(name.value.trim())),
     async create(scan) {
       await call("fleet.v1.ScheduleService/CreateSchedule", { ...scan, name: name.value.trim(), timing: timing() });
     },

@@ -2,13 +2,14 @@
 
 import { poll } from "./app.js";
 import { fill, foreign, h, show } from "./dom.js";
-import { count, plural } from "./format.js";
+import { count, int, plural } from "./format.js";
 import { call } from "./rpc.js";
 
 /** The orders by the name in the URL. */
 const ORDERS = {
   id: { label: "First found first", order: "DEVICE_ORDER_UNSPECIFIED", descending: false },
   seen: { label: "Last seen first", order: "DEVICE_ORDER_LAST_SEEN", descending: true },
+  address: { label: "By address", order: "DEVICE_ORDER_ADDRESS", descending: false },
   unseen: { label: "Longest unseen first", order: "DEVICE_ORDER_LAST_SEEN", descending: false },
   new: { label: "Newest first", order: "DEVICE_ORDER_FIRST_SEEN", descending: true },
   model: { label: "By model", order: "DEVICE_ORDER_MODEL", descending: false },
@@ -17,7 +18,7 @@ const ORDERS = {
 
 /** The words of the search for pairing states. */
 const PAIRING = {
-  UNPAIRED: "unpaired", PAIRED: "paired", DEFAULT_PASSWORD: "default-password", AUTHENTICATION_NEEDED: "password", PENDING: "pending", FAILED: "failed",
+  UNPAIRED: "unpaired", PAIRED: "paired", DEFAULT_PASSWORD: "default-password", OPEN: "open", AUTHENTICATION_NEEDED: "password", PENDING: "pending", FAILED: "failed",
 };
 
 /** Values offered of each kind. */
@@ -42,11 +43,13 @@ export function deviceSearch({ nodeId, changed }) {
   const facets = h("div", { class: "facets", hidden: true });
   const element = h("form", { class: "search", role: "search", onsubmit: (event) => { event.preventDefault(); apply(); } },
     h("div", { class: "field" }, h("label", { for: "device-search" }, "Search"), box,
-      h("p", { class: "hint", id: "device-search-hint" }, "Words, or fields: model, make, firmware, mac, serial, id, node, site, ip, port, pairing, seen, first. For example ",
+      h("p", { class: "hint", id: "device-search-hint" }, "Words, or fields: model, make, firmware, mac, serial, id, label, node, site, ip, port, pairing, missing, seen, first. For example ",
         h("code", {}, "pairing:failed"), ", ", h("code", {}, "mac:02*"), ", ", h("code", {}, "ip:10.0.0.0/24"), ".")),
     h("div", { class: "field" }, h("label", { for: "device-order" }, "Order"), order),
     total, facets);
   let timer = 0;
+  // The devices that match; 0 while unknown.
+  let matching = 0;
   let stop = () => {};
   // Counts the searches. A late answer to an earlier one is ignored.
   let generation = 0;
@@ -75,12 +78,14 @@ export function deviceSearch({ nodeId, changed }) {
     stop = poll(0, async () => {
       const found = await call("fleet.v1.DeviceSearchService/GetDeviceFacets", { search: box.value.trim(), fleetNodeId: nodeId() });
       if (current !== generation) return;
+      matching = int(found.total);
       fill(total, plural(found.total, "device"));
       const kinds = [["model", "Models", found.models], ["firmware", "Firmware", found.firmware], ["pairing", "Pairing", found.pairing]];
       fill(facets, kinds.map(([field, label, values = []]) => group(field, label, values)));
       show(facets, kinds.some(([, , values = []]) => values.length > 1));
     }, { quiet: true, failed: () => {
       if (current !== generation) return;
+      matching = 0;
       fill(total);
       show(facets, false);
     } });
@@ -115,6 +120,10 @@ export function deviceSearch({ nodeId, changed }) {
     get request() {
       const { order: by, descending } = ORDERS[order.value];
       return { search: box.value.trim(), order: by, descending };
+    },
+    /** The number of devices that match; 0 while it is unknown. */
+    get total() {
+      return matching;
     },
     recount,
     stop() {

@@ -12,6 +12,9 @@ const STATES = {
   expired: { word: "Expired", look: "off", over: true },
 };
 
+/** The place in the queue by the number of scans before. */
+const PLACES = ["second", "third", "fourth", "fifth"];
+
 /** Converts a state of the API (`SCAN_STATE_RUNNING`, `running`) to its short name. */
 export function stateName(state) {
   const name = String(state ?? "").replace(/^SCAN_STATE_/, "").toLowerCase();
@@ -60,6 +63,15 @@ export function liveState(scan, node) {
   return { ...state, word: state.look === "live" ? "Waiting for node" : state.word, look: "wait" };
 }
 
+/** Describes the node of a scan in one line, such as `barn-2 is connected.` Empty while the node is unknown. */
+export function nodeLine(scan, node, now = Date.now()) {
+  if (!node) return "";
+  const name = isolate(node.name || scan.nodeName || `node ${scan.fleetNodeId}`);
+  if (node.connected) return `${name} is connected.`;
+  const ago = node.lastSeenAt ? ` ${duration(Math.floor(Math.max(0, now - Number(date(node.lastSeenAt))) / 1000) * 1000).replace(/\.0+ s$/, " s")} ago` : "";
+  return `${name} disconnected${ago}.`;
+}
+
 /**
  * Explains why a scan makes no progress; empty if it does or is over. `ahead` are the scans before it, `describe` names
  * one of them, and `now` is the current time.
@@ -79,10 +91,11 @@ export function waitingText({ scan, node, ahead = [], describe, now = Date.now()
   if (node && !node.connected) return `${queued}. ${name} is offline${seen ? `, last seen ${seen}` : ""}. The scan starts when the node reconnects.${expires}`;
   if (ahead.length > 0) {
     const first = ahead[0];
+    const place = PLACES[ahead.length - 1] ?? `${ahead.length + 1}th`;
     const total = int(first.progress?.total);
     const percent = stateName(first.state) === "running" && total ? `, ${Math.floor((int(first.progress?.done) / total) * 100)} %` : "";
     const others = ahead.length > 1 ? ` and ${plural(ahead.length - 1, "other scan")}` : "";
-    return `${queued} behind ${isolate(describe(first))} (${stateOf(first.state).word.toLowerCase()}${percent})${others}. It starts by itself.${expires}`;
+    return `${queued}: ${place} in line, behind ${isolate(describe(first))} (${stateOf(first.state).word.toLowerCase()}${percent})${others}. It starts by itself.${expires}`;
   }
   return `${queued}. It starts as soon as ${name} is ready.`;
 }

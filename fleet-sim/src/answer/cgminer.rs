@@ -41,6 +41,7 @@ pub(crate) fn reply(device: &Device, command: &str) -> String {
                 device.mac.as_deref().unwrap_or("00:00:00:00:00:00")
             )
         }
+        (Make::Whatsminer, "get_token") => super::whatsminer::token(device),
         (_, "version") => version(device),
         (_, "devdetails") => devdetails(device),
         (_, "stats") => stats(device),

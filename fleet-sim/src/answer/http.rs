@@ -92,7 +92,7 @@ fn answer(device: &Device, request: &Request) -> Answer {
     }
     match (device.make, path) {
         (Make::Antminer, _) => match request.header("authorization") {
-            None => digest_challenge(),
+            None => challenge(login::REALM),
             Some(authorization) => login::answer(device, path, authorization),
         },
         (Make::Braiins, "/graphql") if request.body.contains("modelName") => json(format!(
@@ -129,7 +129,7 @@ fn answer(device: &Device, request: &Request) -> Answer {
     }
 }
 
-fn digest_challenge() -> Answer {
+fn challenge(realm: &str) -> Answer {
     Answer {
         status: "401 Unauthorized",
         headers: vec![
@@ -137,8 +137,7 @@ fn digest_challenge() -> Answer {
             (
                 "WWW-Authenticate",
                 format!(
-                    r#"Digest realm="{}", nonce="{}", algorithm=MD5, qop="auth""#,
-                    login::REALM,
+                    r#"Digest realm="{realm}", nonce="{}", algorithm=MD5, qop="auth""#,
                     login::NONCE
                 ),
             ),

@@ -10,8 +10,8 @@ use tokio::{
 use super::Host;
 use crate::{
     answer::{
-        HttpRequest, body_length, cgminer_reply, command_in, head_length, http_reply, keeps_alive,
-        malform,
+        HttpRequest, body_length, cgminer_reply, command_in, encrypted_reply, head_length,
+        http_reply, keeps_alive, malform,
     },
     rng::SplitMix,
     site::{Device, Manner, Protocol},
@@ -79,16 +79,19 @@ impl Talk<'_> {
 
     async fn cgminer(&self) -> io::Result<()> {
         let mut request = Vec::new();
-        let command = loop {
+        let (command, reply) = loop {
+            if let Some(reply) = encrypted_reply(self.device()?, &request) {
+                break ("encrypted".to_owned(), reply);
+            }
             if let Some(command) = command_in(&request) {
-                break command;
+                let reply = cgminer_reply(self.device()?, &command);
+                break (command, reply);
             }
             if self.read_more(&mut request).await? == 0 {
                 return Ok(());
             }
         };
         sleep(self.host.service.delay()).await;
-        let reply = cgminer_reply(self.device()?, &command);
         self.note(&command);
         let bytes = match self.host.service.manner {
             Manner::Malformed(malformation) => malform(malformation, &reply),

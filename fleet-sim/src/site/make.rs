@@ -83,6 +83,33 @@ impl Make {
         }
     }
 
+    /// Whether devices of this make have a password that a read-only request verifies.
+    pub fn has_login(self) -> bool {
+        self == Self::Whatsminer || self.has_web_login()
+    }
+
+    /// Whether the web server of this make verifies a password.
+    pub(crate) fn has_web_login(self) -> bool {
+        match self {
+            Self::Antminer
+            | Self::Braiins
+            | Self::Vnish
+            | Self::Marathon
+            | Self::SealMiner
+            | Self::Auradine
+            | Self::Proto => true,
+            Self::Whatsminer
+            | Self::Avalon
+            | Self::LuxOs
+            | Self::Bitaxe
+            | Self::NerdAxe
+            | Self::Epic
+            | Self::PlainCgminer
+            | Self::Printer
+            | Self::Router => false,
+        }
+    }
+
     /// Whether the web page alone identifies the make. The pages of Whatsminer and Marathon do not.
     pub(crate) fn web_page_names_it(self) -> bool {
         match self {
@@ -152,6 +179,7 @@ impl Make {
                 ("Antminer S19J", "22.08"),
                 ("Antminer S19 Pro", "24.09"),
                 ("Antminer S9", "21.09.3"),
+                ("Antminer S21", "25.07"),
             ],
             Self::LuxOs => &[
                 ("Antminer S19k Pro", "2025.4.8.220305-57b389c7"),

@@ -7,7 +7,9 @@ use std::{
 
 use ipnetwork::Ipv4Network;
 
-use super::{Device, Make, Malformation, Manner, Ports, Protocol, Service, Site, SiteError};
+use super::{
+    Device, DeviceLogin, Make, Malformation, Manner, Ports, Protocol, Service, Site, SiteError,
+};
 use crate::rng::SplitMix;
 
 /// The first address of ready-made sites. On Linux, all of 127.0.0.0/8 is local.
@@ -46,6 +48,32 @@ impl Site {
         devices.extend((0..unidentified).map(|number| unidentified_host(&mut rng, number)));
         rng.shuffle(&mut devices);
         Self { seed, devices }.starting_at(LOOPBACK_BASE)
+    }
+
+    /// Gives every device a login that [`DeviceLogin::demo`] describes, and the web server that its make needs for it.
+    /// One in ten keeps its default password.
+    #[must_use]
+    pub fn with_logins(mut self) -> Self {
+        for (number, device) in self.devices.iter_mut().enumerate() {
+            if !device.make.has_login() {
+                continue;
+            }
+            device.login = Some(if number % 10 == 7 {
+                DeviceLogin::default_of(device.make)
+            } else {
+                DeviceLogin::demo()
+            });
+            let has_web = device
+                .services
+                .iter()
+                .any(|service| service.protocol == Protocol::Http);
+            if device.make.has_web_login() && !has_web {
+                device
+                    .services
+                    .push(service(Protocol::Http, Manner::Proper, 0));
+            }
+        }
+        self
     }
 
     /// `devices` stock Antminers with a delay of `delay` before every answer. Tests use it to interrupt scans.

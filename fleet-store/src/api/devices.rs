@@ -30,8 +30,12 @@ pub struct DeviceRow {
     pub first_seen: Timestamp,
     /// When the last report was accepted.
     pub last_seen: Timestamp,
+    /// When a scan found its address silent or refused, after its last report.
+    pub missing_since: Option<Timestamp>,
     /// Its former identifiers, newest first, at most 32.
     pub aliases: Vec<DeviceAlias>,
+    /// The labels of operators, in order.
+    pub labels: Vec<String>,
 }
 
 /// A node that reports a device and to which it is not attributed.

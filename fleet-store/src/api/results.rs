@@ -8,7 +8,7 @@ use fleet_core::{
 };
 use fleet_discovery::Tally;
 
-use crate::{ScanRow, StoreError};
+use crate::{ScanChanges, ScanRow, StoreError};
 
 /// The scan to compare with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,4 +85,14 @@ pub trait Results: Send + Sync {
         against: Against,
         now: Timestamp,
     ) -> Result<ScanDifference, DifferenceError>;
+
+    /// Lists ended scans whose changes are not stored, the last ended first, at most `limit`.
+    async fn uncompared_scans(&self, limit: u32) -> Result<Vec<(OrgId, ScanId)>, StoreError>;
+
+    /// Stores what changed between a scan and the previous one, for lists of scans.
+    async fn store_scan_changes(
+        &self,
+        scan: ScanId,
+        changes: ScanChanges,
+    ) -> Result<(), StoreError>;
 }

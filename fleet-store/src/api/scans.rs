@@ -40,6 +40,8 @@ pub struct NewScan {
     pub operator: OperatorId,
     /// The request id, unique in the organization. A repeated request returns the existing scan.
     pub request_id: Option<String>,
+    /// The name; may be empty.
+    pub name: String,
     /// The request.
     pub request: ScanRequest,
     /// The plan.
@@ -135,6 +137,8 @@ pub struct ScanRow {
     pub choice: NodeChoice,
     /// The share of each node, by node. There is at least one.
     pub shares: Vec<ShareRow>,
+    /// The name of the scan; may be empty.
+    pub name: String,
     /// The state.
     pub state: ScanState,
     /// Its priority in the node's queue.
@@ -165,6 +169,23 @@ pub struct ScanRow {
     pub chunks: u32,
     /// The number of ended chunks.
     pub chunks_done: u32,
+    /// What changed since the previous scan; none until the ended scan was compared.
+    pub changes: Option<ScanChanges>,
+}
+
+/// How many devices changed since the previous scan of the same targets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScanChanges {
+    /// The previous scan. Without one, every device is new.
+    pub against: Option<ScanId>,
+    /// Devices that only this scan found.
+    pub new: u64,
+    /// Devices whose endpoint this scan probed in vain.
+    pub missing: u64,
+    /// Devices at another address.
+    pub moved: u64,
+    /// Devices with other facts.
+    pub changed: u64,
 }
 
 /// The share of a node in a scan.
@@ -210,6 +231,10 @@ pub struct IssuedCommand {
     pub request: ChunkCommand,
     /// The ports to send; empty means the node's defaults.
     pub ports: Vec<Port>,
+    /// The most probes per second; 0 for the rate of the node.
+    pub rate: u32,
+    /// Whether the operator gave each address of the scan, in contrast to a network.
+    pub is_explicit: bool,
     /// When the server stops waiting.
     pub deadline: Timestamp,
 }

@@ -20,6 +20,8 @@ pub enum DeviceOrder {
     Model,
     /// By firmware version.
     Firmware,
+    /// By address, then by port. Devices without an address are first.
+    Address,
 }
 
 /// The position after a device in a list. Its text form is a page cursor.

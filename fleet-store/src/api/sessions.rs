@@ -88,6 +88,14 @@ pub trait Sessions: Send + Sync {
         expires: Timestamp,
     ) -> Result<NodeId, BeginError>;
 
+    /// Records why a handshake with the identity key of a confirmed node was refused, as the reason that it has no control
+    /// stream. A node with an open stream keeps its state: the caller of the handshake has proved nothing.
+    async fn handshake_refused(
+        &self,
+        identity_key: [u8; 32],
+        reason: String,
+    ) -> Result<(), StoreError>;
+
     /// Consumes a challenge, even an expired one. Returns `None` when it is unknown.
     async fn take_challenge(
         &self,

@@ -1,10 +1,16 @@
 //! Serialized forms of the domain's compound values, stored as JSON text in single columns. Only values that no
 //! query searches are stored this way. Readers ignore unknown fields of newer versions.
 
+mod alerts;
+mod cells;
+mod changes;
 mod events;
 mod facts;
 mod takeovers;
 
+pub(crate) use alerts::{read_alert, write_alert};
+pub(crate) use cells::{read_cells, write_cells};
+pub(crate) use changes::{read_changes, write_changes};
 pub(crate) use events::{
     kind, read_event, read_ledger, read_tallies, write_event, write_ledger, write_tallies,
 };
@@ -122,6 +128,9 @@ pub(crate) fn read_hello(text: &str) -> Result<Hello, DbErr> {
 struct StoredRequest {
     mode: StoredMode,
     ports: Vec<String>,
+    /// Rows of earlier versions lack it.
+    #[serde(default)]
+    rate: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -160,12 +169,13 @@ pub(crate) fn write_request(request: &ScanRequest) -> Result<String, DbErr> {
         &StoredRequest {
             mode,
             ports: request.ports.clone(),
+            rate: request.rate,
         },
     )
 }
 
 pub(crate) fn read_request(text: &str) -> Result<ScanRequest, DbErr> {
-    let StoredRequest { mode, ports } = read("request", text)?;
+    let StoredRequest { mode, ports, rate } = read("request", text)?;
     let mode = match mode {
         StoredMode::List(entries) => Mode::List(entries),
         StoredMode::Range { start, end } => Mode::Range { start, end },
@@ -180,7 +190,7 @@ pub(crate) fn read_request(text: &str) -> Result<ScanRequest, DbErr> {
             timeout_seconds,
         },
     };
-    Ok(ScanRequest { mode, ports })
+    Ok(ScanRequest { mode, ports, rate })
 }
 
 #[derive(Serialize, Deserialize)]

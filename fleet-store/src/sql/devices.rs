@@ -1,12 +1,12 @@
 //! The inventory as operators read it.
 
-use std::{collections::BTreeMap, mem::take};
+use std::{collections::BTreeMap, mem::take, net::IpAddr};
 
 use fleet_core::{DeviceFacts, Serial};
 use fleet_pairing::{IdentityChange, decide_undo};
 
 use super::{
-    audit, codec,
+    audit, codec, details,
     entity::{device, device_alias, device_sighting, identity_change},
     identity,
     identity::{create, give_back, holder, lock_survivor, revive},
@@ -16,6 +16,22 @@ use crate::{
     DeviceAlias, DeviceName, DeviceRow, DeviceSighting, Inventory, RefusedDevice, SeparatedDevices,
     UndoError, sql::prelude::*,
 };
+
+/// The text by which a device sorts in the order of addresses, with numbers of a fixed width: IPv4 before IPv6, then the
+/// port. Empty without an address.
+pub(super) fn address_key(model: &device::Model) -> String {
+    let Some(AsText(ip)) = model.ip else {
+        return String::new();
+    };
+    let port = model.port.unwrap_or(0);
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, c, d] = ip.octets();
+            format!("4{a:03}{b:03}{c:03}{d:03}{port:05}")
+        }
+        IpAddr::V6(ip) => format!("6{:032x}{port:05}", ip.to_bits()),
+    }
+}
 
 #[async_trait]
 impl Inventory for SqlStore {
@@ -181,13 +197,16 @@ pub(super) async fn rows(
         }
     }
     let mut seen_by = sightings(db, &models).await?;
+    let mut labels = details::labels(db, models.iter().map(|model| model.id)).await?;
     models
         .into_iter()
         .map(|model| {
             let aliases = aliases.remove(&model.id).unwrap_or_default();
             let seen_by = seen_by.remove(&model.id).unwrap_or_default();
+            let labels = labels.remove(&model.id).unwrap_or_default();
             Ok(DeviceRow {
                 seen_by,
+                labels,
                 ..row(model, aliases)?
             })
         })
@@ -299,6 +318,8 @@ pub(super) fn row(mut model: device::Model, aliases: Vec<DeviceAlias>) -> Result
         claimed_from: model.claimed_from_node_id.map(NodeId),
         first_seen: model.first_seen.0,
         last_seen: model.last_seen.0,
+        missing_since: model.missing_since.map(|since| since.0),
         aliases,
+        labels: Vec::new(),
     })
 }

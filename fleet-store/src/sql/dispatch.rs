@@ -9,7 +9,7 @@ use sea_orm::{
 use super::{
     codec,
     commands::{self, Work},
-    entity::{chunk, command, node_stream, scan, scan_share},
+    entity::{chunk, command, node_stream, scan, scan_request, scan_share},
     locked::LockedScan,
     nodes, pairing,
     streams::current_epoch,
@@ -62,7 +62,12 @@ impl Dispatch for SqlStore {
             let Some(chunk) = chunk else {
                 return Ok(None);
             };
+            let request = scan_request::Entity::find_by_id(next.scan_id)
+                .one(tx)
+                .await?;
+            let request = request.map(|row| codec::read_request(&row.request));
             let work = Work::Scan(next.scan_id.0);
+            let rate = read_count(scan.row().rate)?;
             let command = command::ActiveModel {
                 // Stored before the command is sent, because reports are judged by it and not by
                 // the node's word.
@@ -86,6 +91,10 @@ impl Dispatch for SqlStore {
                 priority: scan.priority.0,
                 request: codec::read_command(&chunk.command)?,
                 ports: codec::read_ports(&chunk.ports)?,
+                rate,
+                is_explicit: request
+                    .transpose()?
+                    .is_some_and(|request| request.is_explicit()),
                 deadline: now.plus(limits::COMMAND_DEADLINE),
             }))
         })

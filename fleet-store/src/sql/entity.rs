@@ -28,16 +28,24 @@ macro_rules! entity {
     };
 }
 
+mod alerts;
 mod chain;
+mod details;
 mod devices;
 mod direct;
 mod nodes;
 mod operators;
+mod overview;
 mod pairings;
 mod scans;
 mod schedules;
 
+pub(crate) use alerts::{
+    alert_channel, alert_delivery, alert_device, alert_org, alert_rule, alert_rule_channel,
+    alert_scan, alert_silence,
+};
 pub(crate) use chain::{audit_head, audit_link};
+pub(crate) use details::{device_event, device_label, device_note};
 pub(crate) use devices::{
     binding, device, device_alias, device_sighting, identity_change, node_endpoint, refused_device,
 };
@@ -49,6 +57,7 @@ pub(crate) use nodes::{
 pub(crate) use operators::{
     audit, browser_session, operator, operator_key, operator_password, operator_source, org,
 };
+pub(crate) use overview::{inventory_day, site_block};
 pub(crate) use pairings::{
     device_credential, device_pairing, forwarded_pairing, pairing, pairing_target,
 };
@@ -63,13 +72,18 @@ mod columns {
     pub(super) use std::net::IpAddr;
 
     pub(super) use fleet_core::{
-        ChunkState, CommandId, CommandState, DeviceIdentifier, Mac, NameSource, PairOutcome,
-        PairingId, PairingStatus, Priority, RejectReason, Role, ScanId, ScanState, ScheduleId,
+        AlertDeliveryId, ChunkState, CommandId, CommandState, DeviceIdentifier, Mac, NameSource,
+        PairOutcome, PairingId, PairingStatus, Priority, RejectReason, Role, ScanId, ScanState,
+        ScheduleId,
         enrollment::{InvitationState, NodeState},
     };
     pub(super) use fleet_discovery::{NodeChoice, Scope};
+    pub(super) use fleet_inventory::{AlertEvent, EventKind};
     pub(super) use fleet_pairing::IdentityReason;
     pub(super) use sea_orm::entity::prelude::*;
 
-    pub(super) use crate::sql::value::{AsText, Bytes16, Bytes32, Hash, Micros};
+    pub(super) use crate::{
+        AlertDeliveryState,
+        sql::value::{AsText, Bytes16, Bytes32, Hash, Micros},
+    };
 }

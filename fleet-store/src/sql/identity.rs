@@ -176,6 +176,8 @@ pub(super) async fn create(
         kept_apart: Set(codec::write_identifiers(&undo.keep_apart)),
         shared: Set(false),
         claimed_from_node_id: Set(None),
+        address_key: Set(String::new()),
+        missing_since: Set(None),
     };
     Ok(DeviceId(created.insert(tx).await?.id))
 }

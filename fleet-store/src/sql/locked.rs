@@ -8,13 +8,14 @@ use fleet_discovery::{
     LogEvent, RunningScan, ScanEnded, Unfinished, canceled, on_busy, on_expired, on_lost,
     queued_until,
 };
+use fleet_inventory::DayCounts;
 use shares::Shares;
 pub(crate) use shares::{conclusion as conclusion_of_share, read as read_shares};
 
 use super::{
-    codec,
+    alerts, blocks, codec, days,
     entity::{chunk, command, scan, scan_event},
-    inserts, ledger,
+    inserts, ledger, missing,
 };
 use crate::sql::prelude::*;
 
@@ -255,6 +256,7 @@ impl<'t> LockedScan<'t> {
             return Ok(());
         }
         self.exclude_flight(command, now).await?;
+        blocks::record(self.tx, &self.row, command, outcomes.as_deref(), now).await?;
         let fatal = verdict.grade == Grade::Fatal;
         let mut ended = chunk::ActiveModel {
             state: Set(AsText(ChunkState::Done)),
@@ -297,6 +299,13 @@ impl<'t> LockedScan<'t> {
         }
         self.end_open_shares(&conclusion).await?;
         let ledger = ledger::settle(self.tx, &self.row, now).await?;
+        let missing = missing::mark(self.tx, &self.row, now).await?;
+        let node = Some(NodeId(self.row.node_id));
+        let counts = DayCounts {
+            missing,
+            ..DayCounts::default()
+        };
+        days::add(self.tx, OrgId(self.row.org_id), node, counts, now).await?;
         self.row.state = AsText(conclusion.state);
         self.row.code = Some(conclusion.code.as_str().to_owned());
         self.row.reason.clone_from(&conclusion.reason);
@@ -305,6 +314,7 @@ impl<'t> LockedScan<'t> {
         self.row.units_done = self.row.units_settled;
         self.row.phase.clear();
         self.ended_now = true;
+        alerts::scan_ended(self.tx, self.row.id).await?;
         self.append(&[LogEvent::Ended(ScanEnded { conclusion, ledger })], now)
             .await
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    audit,
+    audit, details,
     entity::{device, device_alias, device_sighting, identity_change, refused_device},
     pairing::bindings,
 };
@@ -33,6 +33,7 @@ impl Removal for SqlStore {
                 .filter(device::Column::Id.is_in(ids()))
                 .exec(tx)
                 .await?;
+            details::forget(tx, locked.iter().copied()).await?;
             device_alias::Entity::delete_many()
                 .filter(device_alias::Column::DeviceId.is_in(ids()))
                 .exec(tx)

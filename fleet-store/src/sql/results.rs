@@ -1,7 +1,7 @@
 //! Reading the results of two scans for `fleet_inventory::difference`. Results are written with each report, see
 //! `report.rs`.
 
-mod load;
+pub(super) mod load;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,14 +10,19 @@ use std::{
 
 use fleet_inventory::{Later, difference};
 use load::Loaded;
+pub(super) use load::{Chunk, chunks};
 use sea_orm::sea_query::{ExprTrait, Query};
 use sha2::{Digest, Sha256};
 
 use super::{
+    codec,
     entity::{node, scan, scan_share},
     hosts, scans,
 };
-use crate::{Against, DifferenceError, Results, ScanDifference, UnidentifiedHost, sql::prelude::*};
+use crate::{
+    Against, DifferenceError, Results, ScanChanges, ScanDifference, UnidentifiedHost,
+    sql::prelude::*,
+};
 
 #[async_trait]
 impl Results for SqlStore {
@@ -42,6 +47,41 @@ impl Results for SqlStore {
         };
         let difference = compare(db, row, other, now).await;
         Ok(difference.during(operation)?)
+    }
+
+    async fn uncompared_scans(&self, limit: u32) -> Result<Vec<(OrgId, ScanId)>, StoreError> {
+        let found = scan::Entity::find()
+            .select_only()
+            .column(scan::Column::OrgId)
+            .column(scan::Column::Id)
+            .filter(scan::Column::EndedAt.is_not_null())
+            .filter(scan::Column::Changes.is_null())
+            .order_by_desc(scan::Column::EndedAt)
+            .limit(u64::from(limit))
+            .into_tuple::<(i64, AsText<ScanId>)>()
+            .all(self.reader())
+            .await
+            .during("uncompared_scans")?;
+        let scan = |(org, scan): (i64, AsText<ScanId>)| (OrgId(org), scan.0);
+        Ok(found.into_iter().map(scan).collect())
+    }
+
+    async fn store_scan_changes(
+        &self,
+        scan: ScanId,
+        changes: ScanChanges,
+    ) -> Result<(), StoreError> {
+        transaction!(self, "store_scan_changes", |tx| {
+            scan::Entity::update_many()
+                .col_expr(
+                    scan::Column::Changes,
+                    Expr::value(codec::write_changes(&changes)?),
+                )
+                .filter(scan::Column::Id.eq(AsText(scan)))
+                .exec(tx)
+                .await?;
+            Ok(())
+        })
     }
 }
 

@@ -283,6 +283,7 @@ async fn read(
                     .map(|share| shown(share, &nodes))
                     .collect::<Result<_, DbErr>>()?,
                 choice: row.choice.0.clone(),
+                name: row.name.clone(),
                 state: row.state.0,
                 priority: row.priority.0,
                 request: codec::read_request(request)?,
@@ -298,6 +299,11 @@ async fn read(
                 open_scope: row.open_scope,
                 chunks: read_count(row.chunks)?,
                 chunks_done: read_count(row.chunks_done)?,
+                changes: row
+                    .changes
+                    .as_deref()
+                    .map(codec::read_changes)
+                    .transpose()?,
             })
         })
         .collect()
@@ -517,6 +523,9 @@ fn rows(new: &NewScan) -> Result<Rows, DbErr> {
         ledger: Set(None),
         events_deleted_at: Set(None),
         targets_key: Set(Some(hash_of_targets(&new.plan.targets_key()))),
+        rate: Set(i64::from(new.request.rate)),
+        changes: Set(None),
+        name: Set(new.name.clone()),
     };
     let mut left = new.plan.chunks.as_slice();
     let mut chunks: Vec<chunk::ActiveModel> = Vec::with_capacity(left.len());

@@ -41,7 +41,10 @@ impl SqlStore {
             device device_alias device_sighting identity_change refused_device node_endpoint binding
             direct_lease
             schedule schedule_run key_fetch
+            alert_org alert_channel alert_rule alert_rule_channel alert_scan alert_device alert_silence
+            alert_delivery
             device_pairing device_credential pairing pairing_target forwarded_pairing
+            site_block inventory_day device_event device_label device_note
         );
         Ok(differences)
     }

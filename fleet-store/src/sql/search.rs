@@ -5,7 +5,7 @@ mod conditions;
 
 use std::cmp::Reverse;
 
-use conditions::matching;
+pub(super) use conditions::matching;
 use fleet_core::PairingStatus;
 use fleet_inventory::Search;
 use sea_orm::{JoinType, Order};
@@ -93,6 +93,7 @@ fn column(order: DeviceOrder) -> device::Column {
         DeviceOrder::FirstSeen => device::Column::FirstSeen,
         DeviceOrder::Model => device::Column::Model,
         DeviceOrder::Firmware => device::Column::Firmware,
+        DeviceOrder::Address => device::Column::AddressKey,
     }
 }
 
@@ -103,6 +104,7 @@ fn key(order: DeviceOrder, model: &device::Model) -> String {
         DeviceOrder::FirstSeen => model.first_seen.0.as_micros().to_string(),
         DeviceOrder::Model => model.model.clone(),
         DeviceOrder::Firmware => model.firmware.clone(),
+        DeviceOrder::Address => model.address_key.clone(),
     }
 }
 
@@ -128,7 +130,9 @@ fn beyond(
                 .map_err(|_| unreadable("position", "its key is not a time"))?;
             micros.into()
         }
-        DeviceOrder::Model | DeviceOrder::Firmware => after.key.clone().into(),
+        DeviceOrder::Model | DeviceOrder::Firmware | DeviceOrder::Address => {
+            after.key.clone().into()
+        }
     };
     let further = if descending {
         column.lt(value.clone())

@@ -4,7 +4,7 @@ use fleet_core::enrollment::NodeState;
 
 use super::{
     audit,
-    entity::{node, node_challenge, node_key, node_session},
+    entity::{node, node_challenge, node_key, node_session, node_stream},
     nodes,
 };
 use crate::{
@@ -56,6 +56,36 @@ impl Sessions for SqlStore {
                 .await?;
             Ok(NodeId(node.id))
         })
+    }
+
+    async fn handshake_refused(
+        &self,
+        identity_key: [u8; 32],
+        reason: String,
+    ) -> Result<(), StoreError> {
+        let streaming = node_stream::Entity::find()
+            .select_only()
+            .column(node_stream::Column::NodeId)
+            .filter(node_stream::Column::ReleasedAt.is_null());
+        // Repeated attempts with the same reason write nothing.
+        let differs = Condition::any()
+            .add(node::Column::StreamProblem.is_null())
+            .add(node::Column::StreamProblem.ne(&reason));
+        let refused = node::ActiveModel {
+            stream_problem: Set(Some(reason)),
+            ..Default::default()
+        };
+        node::Entity::update_many()
+            .set(refused)
+            .filter(node::Column::IdentityKey.eq(Bytes32(identity_key)))
+            .filter(node::Column::DeletedAt.is_null())
+            .filter(node::Column::State.eq(AsText(NodeState::Confirmed)))
+            .filter(node::Column::Id.not_in_subquery(streaming.into_query()))
+            .filter(differs)
+            .exec(self.writer())
+            .await
+            .map(drop)
+            .during("handshake_refused")
     }
 
     async fn take_challenge(

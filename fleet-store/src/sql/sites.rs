@@ -302,7 +302,7 @@ async fn check_name(
 }
 
 /// Reads sites of an organization with four queries, regardless of their number.
-async fn rows(
+pub(super) async fn rows(
     db: &impl ConnectionTrait,
     org: OrgId,
     only: Option<SiteId>,

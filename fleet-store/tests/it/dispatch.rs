@@ -246,6 +246,7 @@ async fn a_plan_without_targets_ends_at_once(site: Site) {
     let node = site.node("north").await;
     let mut new = site.new_scan(node.id, "10.0.0.0/30", &["80"]);
     new.plan.chunks.clear();
+    new.shares = vec![NewShare::of(node.id, &new.plan)];
     let skipped: u64 = new.plan.skipped.iter().map(|tally| tally.count).sum();
     let scan = site.create(new).await;
     assert_eq!(scan.state, ScanState::Completed);

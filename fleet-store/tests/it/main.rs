@@ -5,9 +5,11 @@
 mod site;
 
 mod accounts;
+mod alerts;
 mod audit;
 mod canceling;
 mod chain;
+mod details;
 mod direct;
 mod dispatch;
 mod ending;
@@ -19,6 +21,7 @@ mod identity;
 mod interruptions;
 mod inventory;
 mod operators;
+mod overview;
 mod ownership;
 mod pairing;
 mod pairing_commands;

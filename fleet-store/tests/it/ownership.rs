@@ -360,6 +360,7 @@ async fn number(raw: &DatabaseConnection, sql: &str) -> Option<i64> {
 /// Clears all records between rounds, so the endpoints can be reused.
 async fn clear(raw: &DatabaseConnection) {
     for table in [
+        "device_event",
         "device_sighting",
         "refused_device",
         "identity_change",

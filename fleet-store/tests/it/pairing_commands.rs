@@ -195,8 +195,10 @@ impl Site {
 
 async fn a_result_sets_the_status_and_the_binding_together(site: Site) {
     let north = site.node("north").await;
-    let devices = site.several(north, 4).await;
+    let devices = site.several(north, 5).await;
     let (pairing, command) = site.pairing(north, &devices).await;
+    let mut open = site.row(devices[4], PairOutcome::Paired).await;
+    open.result.open = true;
     let mut default = site.row(devices[1], PairOutcome::Paired).await;
     default.result.default_password = Some(true);
     let rows = vec![
@@ -204,13 +206,14 @@ async fn a_result_sets_the_status_and_the_binding_together(site: Site) {
         default,
         site.row(devices[2], PairOutcome::AuthNeeded).await,
         site.row(devices[3], PairOutcome::Error).await,
+        open,
     ];
     assert_eq!(
         site.results(north, command, rows).await.expect("taken"),
-        (4, 0)
+        (5, 0)
     );
-    use PairingStatus::{AuthenticationNeeded, DefaultPassword, Failed, Paired};
-    let expected = [Paired, DefaultPassword, AuthenticationNeeded, Failed];
+    use PairingStatus::{AuthenticationNeeded, DefaultPassword, Failed, Open, Paired};
+    let expected = [Paired, DefaultPassword, AuthenticationNeeded, Failed, Open];
     for (device, status) in devices.iter().zip(expected) {
         let known = site.pairing_of(*device).await;
         assert_eq!(known.status, status);

@@ -15,6 +15,7 @@ contract! {
     a_chunk_that_ran_again_counts_by_its_last_report
     a_rejected_device_is_listed_and_not_missing
     an_unfinished_scan_calls_nothing_missing
+    the_changes_of_ended_scans_are_stored
 }
 
 const RANGE: &str = "10.0.0.0/24";
@@ -344,4 +345,34 @@ async fn an_unfinished_scan_calls_nothing_missing(site: Site) {
         lines(&found),
         ["undecided 01 10.0.0.7:80 - its address was not reached"]
     );
+}
+
+async fn the_changes_of_ended_scans_are_stored(site: Site) {
+    let north = site.node("north").await;
+    let first = scanned(&site, north, Vec::new(), outcomes(&[])).await;
+    let second = scanned(&site, north, Vec::new(), outcomes(&[])).await;
+    let open = site.running(north, RANGE).await.scan;
+    let uncompared = async || {
+        let found = site.store.uncompared_scans(8).await.expect("read");
+        found.into_iter().map(|(_, scan)| scan).collect::<Vec<_>>()
+    };
+    let found = uncompared().await;
+    assert!(
+        found.contains(&first) && found.contains(&second),
+        "{found:?}"
+    );
+    assert!(!found.contains(&open), "a scan that has not ended");
+    assert_eq!(site.store.uncompared_scans(1).await.expect("read").len(), 1);
+    let changes = ScanChanges {
+        against: Some(first),
+        new: 3,
+        missing: 1,
+        moved: 2,
+        changed: 4,
+    };
+    let stored = site.store.store_scan_changes(second, changes).await;
+    stored.expect("stored");
+    assert_eq!(uncompared().await, [first]);
+    assert_eq!(site.look(second).await.changes, Some(changes));
+    assert_eq!(site.look(first).await.changes, None);
 }

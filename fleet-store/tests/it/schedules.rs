@@ -46,6 +46,7 @@ fn nightly(node: Node, name: &str) -> ScheduledScan {
         request: fleet_discovery::ScanRequest {
             mode,
             ports: vec!["80".to_owned()],
+            rate: 0,
         },
         timing,
     }

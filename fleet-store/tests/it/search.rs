@@ -112,13 +112,21 @@ async fn every_field_selects_its_devices(site: Site) {
     assert_eq!(facets.pairing, [(PairingStatus::Unpaired, 2)]);
 }
 
-const ORDERS: [DeviceOrder; 5] = [
+const ORDERS: [DeviceOrder; 6] = [
     DeviceOrder::Id,
     DeviceOrder::LastSeen,
     DeviceOrder::FirstSeen,
     DeviceOrder::Model,
     DeviceOrder::Firmware,
+    DeviceOrder::Address,
 ];
+
+/// The octets of an IPv4 address in a form that sorts.
+fn octets(ip: Option<std::net::IpAddr>) -> String {
+    let text = ip.map(|ip| ip.to_string()).unwrap_or_default();
+    let octets = text.split('.').map(|octet| format!("{octet:0>3}"));
+    octets.collect::<Vec<_>>().join(".")
+}
 
 async fn pages_of_every_order_hold_each_device_once(site: Site) {
     let north = site.node("north").await;
@@ -155,6 +163,10 @@ async fn pages_of_every_order_hold_each_device_once(site: Site) {
                     }
                     DeviceOrder::Model => (device.facts.model.clone(), device.id),
                     DeviceOrder::Firmware => (device.facts.firmware.clone(), device.id),
+                    DeviceOrder::Address => {
+                        let ip = device.endpoint.as_ref().map(|endpoint| endpoint.ip);
+                        (format!("{:>15}", octets(ip)), device.id)
+                    }
                 })
                 .collect();
             if descending {
@@ -171,9 +183,9 @@ async fn a_page_of_a_large_inventory_is_fast(site: Site) {
     let raw = site.raw().await;
     let insert = format!(
         "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 100000)
-        INSERT INTO device (org_id, identifier, node_id, ip, port, scheme, driver, model, manufacturer, firmware, mac, serial, evidence, first_seen, last_seen)
+        INSERT INTO device (org_id, identifier, node_id, ip, port, scheme, driver, model, manufacturer, firmware, mac, serial, evidence, first_seen, last_seen, address_key)
         SELECT {org}, 'serial:SN' || n, {node}, '10.' || (n / 65536) || '.' || (n / 256 % 256) || '.' || (n % 256), 80, 'http', 'antminer',
-        'Antminer S' || (n % 40), 'Bitmain', 'firmware ' || (n % 200), NULL, 'SN' || n, 'page title of the device', n, 1000000 - n FROM numbers",
+        'Antminer S' || (n % 40), 'Bitmain', 'firmware ' || (n % 200), NULL, 'SN' || n, 'page title of the device', n, 1000000 - n, '4' || (100000 + n) FROM numbers",
         org = site.org.0,
         node = north.id.0,
     );

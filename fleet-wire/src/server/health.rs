@@ -47,7 +47,9 @@ impl health::Health for Health {
             return Err(RpcError::not_found(format!(
                 "the service `{}` is not served here",
                 request.service.escape_debug()
-            )));
+            ))
+            .with_reason("SERVICE_NOT_FOUND")
+            .with_fact("service", request.service.escape_debug()));
         }
         Ok(status(*self.serving.borrow()).into())
     }

@@ -191,7 +191,9 @@ impl Inner {
             None if looks_like_a_call(&request) => {
                 // The engine answers 404 in Connect. The installed base expects UNIMPLEMENTED as 501.
                 refuse(
-                    RpcError::unimplemented(format!("{path} is not served here")),
+                    RpcError::unimplemented(format!("{path} is not served here"))
+                        .with_reason("UNIMPLEMENTED")
+                        .with_fact("procedure", path.chars().take(256).collect::<String>()),
                     request.headers(),
                 )
             }
@@ -255,7 +257,8 @@ impl Inner {
             .await;
         let response = if stalled.is_set() {
             refuse(
-                RpcError::deadline_exceeded("the request did not arrive in time"),
+                RpcError::deadline_exceeded("the request did not arrive in time")
+                    .with_reason("DEADLINE_EXCEEDED"),
                 &headers,
             )
         } else if meter.is_refused() {

@@ -247,9 +247,11 @@ fn list(addresses: usize, ports: usize) -> DiscoverRequest {
     let mode = IpListModeRequest {
         ip_addresses: vec!["10.0.0.7".to_owned(); addresses],
         ports: vec!["80".to_owned(); ports],
+        explicit: false,
     };
     DiscoverRequest {
         mode: Some(Mode::IpList(mode)),
+        max_rate: 0,
     }
 }
 
@@ -374,7 +376,7 @@ fn requests_about_nodes_and_devices() {
             "device_identifiers": |m| m.device_identifiers.push(e(1));
             "device_identifiers[0]": |m| m.device_identifiers[0] = e(256);
             "device_identifiers[1]": |m| m.device_identifiers[1] = String::new();
-            "credentials.username": |m| m.credentials = Some(Credentials { username: e(1_025), password: None });
+            "credentials.username": |m| m.credentials = Some(Credentials { username: e(1_025), password: None, ..Credentials::default() });
         },
     );
     check(
@@ -458,6 +460,7 @@ fn secrets_are_not_printed() {
     let credentials = Credentials {
         username: "root".to_owned(),
         password: Some("hunter2".to_owned()),
+        ..Credentials::default()
     };
     let pair = FleetNodePairRequest {
         targets: Vec::new(),

@@ -171,3 +171,30 @@ fn the_golden_file_leaves_out_no_message_of_its_packages() {
         }
     }
 }
+
+#[test]
+fn fields_that_upstream_renamed_are_read_by_both_names() {
+    let target = serde_json::json!({"target": "10.0.0.0/24", "ports": ["80"]});
+    let nmap = pairing::DiscoverRequest {
+        mode: Some(pairing::discover_request::Mode::Nmap(
+            pairing::NmapModeRequest {
+                target: "10.0.0.0/24".into(),
+                ports: vec!["80".into()],
+            },
+        )),
+    };
+    for name in ["nmap", "networkScan", "network_scan"] {
+        let read =
+            serde_json::from_value::<pairing::DiscoverRequest>(serde_json::json!({ name: target }));
+        assert_eq!(read.expect(name), nmap, "{name}");
+    }
+    for name in ["error", "warning"] {
+        let read = serde_json::from_value::<pairing::DiscoverResponse>(
+            serde_json::json!({ name: "partial" }),
+        );
+        assert_eq!(read.expect(name).error, "partial", "{name}");
+    }
+    // One field by two names is set twice.
+    let twice = serde_json::json!({"nmap": target, "networkScan": target});
+    assert!(serde_json::from_value::<pairing::DiscoverRequest>(twice).is_err());
+}

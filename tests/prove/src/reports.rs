@@ -133,6 +133,7 @@ fn wanted() -> DiscoverRequest {
             target: NETWORK.0.to_owned(),
             ports: PORTS.map(str::to_owned).to_vec(),
         })),
+        max_rate: 0,
     }
 }
 

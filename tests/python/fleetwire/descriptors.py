@@ -29,13 +29,13 @@ WIRE = {
     """,
     "pairing.v1": """
         message Device: 1 device_identifier string; 2 ip_address string; 3 port string; 4 mac_address string; 5 serial_number string; 6 model string; 7 manufacturer string; 8 url_scheme string; 11 firmware_version string; 12 driver_name string
-        message Credentials: 1 username string; 2 password optional string
+        message Credentials: 1 username string; 2 password optional string; 100 try_defaults bool
 
-        message IPListModeRequest: 1 ip_addresses repeated string; 2 ports repeated string
+        message IPListModeRequest: 1 ip_addresses repeated string; 2 ports repeated string; 100 explicit bool
         message IPRangeModeRequest: 1 start_ip string; 2 end_ip string; 3 ports repeated string
         message MDNSModeRequest: 1 service_type string; 2 domain string; 3 timeout_seconds int32
         message NmapModeRequest: 1 target string; 2 ports repeated string
-        message DiscoverRequest: oneof mode { 1 ip_list IPListModeRequest; 2 ip_range IPRangeModeRequest; 3 mdns MDNSModeRequest; 4 nmap NmapModeRequest }
+        message DiscoverRequest: oneof mode { 1 ip_list IPListModeRequest; 2 ip_range IPRangeModeRequest; 3 mdns MDNSModeRequest; 4 nmap NmapModeRequest }; 100 max_rate uint32
         message DiscoverResponse: 1 devices repeated Device; 2 error string
 
         message FleetNodePairTarget: 1 device_identifier string; 2 ip_address string; 3 port string; 4 url_scheme string; 5 driver_name string; 6 manufacturer string; 7 firmware_version string
@@ -59,7 +59,7 @@ WIRE = {
         message DiscoveredDeviceReport: 1 device_identifier string; 2 ip_address string; 3 port string; 4 url_scheme string; 5 driver_name string; 6 model string; 7 manufacturer string; 8 firmware_version string; 100 mac_address string; 101 serial_number string; 102 evidence string
         message UnidentifiedHostReport: 1 ip_address string; 2 mac_address string; 3 open_ports repeated uint32; 4 reply_port uint32; 5 reply string; 6 requests repeated string; 7 host_name string; 8 host_name_source string
         message EncryptedCredentials: 1 username bytes; 2 password bytes
-        message FleetNodePairResult: 1 device_identifier string; 2 outcome PairOutcome; 3 serial_number string; 4 mac_address string; 5 model string; 6 manufacturer string; 7 firmware_version string; 8 error_message string; 12 default_password_active optional bool; 13 encrypted_credentials EncryptedCredentials
+        message FleetNodePairResult: 1 device_identifier string; 2 outcome PairOutcome; 3 serial_number string; 4 mac_address string; 5 model string; 6 manufacturer string; 7 firmware_version string; 8 error_message string; 12 default_password_active optional bool; 13 encrypted_credentials EncryptedCredentials; 100 open bool
 
         message ControlHello: 1 max_command_protocol_version CommandProtocolVersion; 100 version string; 101 capabilities repeated string; 102 instance_id bytes; 103 running repeated string; 104 default_ports repeated string; 105 local_subnets repeated string; 106 max_targets uint32; 107 max_ports uint32; 108 rate uint32; 109 arp bool; 110 denied_ports repeated string; 111 allowed_networks repeated string
         message ControlAck: 1 command_id string; 2 succeeded bool; 3 error_message string; 4 code AckCode; 5 payload bytes; 100 outcomes bytes; 101 notes repeated string
@@ -105,7 +105,7 @@ WIRE = {
         message FleetNodeSummary: 1 fleet_node_id int64; 2 name string; 3 enrollment_status FleetNodeEnrollmentStatus; 4 identity_fingerprint string; 5 created_at T; 6 last_seen_at optional T; 7 pending_enrollment_id optional int64
         message FleetNodeDeviceSummary: 1 fleet_node_id int64; 2 device_id int64; 3 device_identifier string; 4 device_type string; 5 assigned_at T; 6 assigned_by optional int64
         message FleetNodeDiscoveredDevice: 1 fleet_node_id int64; 2 device_identifier string; 3 ip_address string; 4 port string; 5 url_scheme string; 6 driver_name string; 7 model string; 8 manufacturer string; 9 firmware_version string; 10 last_seen T; 11 pairing_status string
-        message DevicePairingResult: 1 device_identifier string; 2 pairing_status fleetmanagement.v1.PairingStatus; 3 error string
+        message DevicePairingResult: 1 device_identifier string; 2 pairing_status fleetmanagement.v1.PairingStatus; 3 error string; 100 open bool
 
         service FleetNodeAdminService
         rpc CreateEnrollmentCode

@@ -117,7 +117,7 @@ async fn a_password_pairs_devices_and_is_stored_only_sealed(world: World) {
     const WANTS: &str = "AUTHENTICATION_NEEDED";
     assert_eq!(
         statuses(&world).await,
-        expected([WANTS, WANTS, WANTS, WANTS, "PAIRED"])
+        expected([WANTS, WANTS, WANTS, WANTS, "OPEN"])
     );
 
     // The password of the site opens one device. The others report that it does not.
@@ -131,7 +131,7 @@ async fn a_password_pairs_devices_and_is_stored_only_sealed(world: World) {
     assert!(tried.stderr.contains("1 of 4 devices paired"), "{tried:?}");
     assert_eq!(
         statuses(&world).await,
-        expected([WANTS, "PAIRED", WANTS, "FAILED", "PAIRED"])
+        expected([WANTS, "PAIRED", WANTS, "FAILED", "OPEN"])
     );
     let paired = inventory(&world).await.remove(&2).expect("known");
     assert_eq!(paired.bound_to_fleet_node_id, node.id);
@@ -151,6 +151,24 @@ async fn a_password_pairs_devices_and_is_stored_only_sealed(world: World) {
         .await
         .succeeded();
     assert!(default.contains("default password"), "{default}");
+
+    // Default passwords are tried only on request, and only at devices that want a password.
+    let third = inventory(&world).await[&3].device_id.to_string();
+    let tried = [
+        "devices",
+        "pair",
+        &third,
+        &first,
+        "--node",
+        &id,
+        "--try-defaults",
+    ];
+    let tried = world.fleetctl(&tried).await;
+    assert!(
+        tried.stdout.contains("refused 1 default passwords"),
+        "{tried:?}"
+    );
+    assert!(tried.stdout.contains("default password\n"), "{tried:?}");
 
     // An unpaired device can be paired again.
     world
@@ -185,7 +203,7 @@ async fn a_password_pairs_devices_and_is_stored_only_sealed(world: World) {
     let paired = |device: &&fleet::Device| {
         matches!(
             device.pairing_status.as_str(),
-            "PAIRED" | "DEFAULT_PASSWORD"
+            "PAIRED" | "DEFAULT_PASSWORD" | "OPEN"
         )
     };
     assert_eq!(left.values().filter(paired).count(), 0, "{left:?}");

@@ -33,6 +33,7 @@ fn at_default_ports(address: IpAddr) -> DiscoverRequest {
             target: address.to_string(),
             ports: Vec::new(),
         })),
+        max_rate: 0,
     }
 }
 

@@ -131,6 +131,7 @@ async fn the_refusal_of_an_invalid_request_names_the_invalid_part(world: World) 
             service_type: "http".to_owned(),
             ..MdnsModeRequest::default()
         })),
+        max_rate: 0,
     };
     for (request, code, named) in [
         (target("8.8.8.0/24"), Code::InvalidArgument, "8.8.8.0"),

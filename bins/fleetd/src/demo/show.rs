@@ -5,6 +5,7 @@ use std::{
     time::Instant,
 };
 
+use fleet_sim::DeviceLogin;
 use fleet_wire::{
     fleet::{DeviceFound, ScanEnded, ScanProgress, WatchScanResponse, watch_scan_response::Event},
     lines,
@@ -154,9 +155,15 @@ impl Show {
         email: &str,
         password: &str,
         key: &str,
+        node: i64,
     ) -> io::Result<()> {
+        let DeviceLogin {
+            username,
+            password: device,
+            ..
+        } = DeviceLogin::demo();
         let lines = format!(
-            "\nThe demonstration runs until Ctrl-C.\n  web page   {base}/\n  e-mail     {email}\n  password   {password}\n  key        {key}\n  try        FLEET_API_KEY={key} fleetctl --server {base} devices list"
+            "\nThe demonstration runs until Ctrl-C.\n  web page   {base}/\n  e-mail     {email}\n  password   {password}\n  key        {key}\n  try        FLEET_API_KEY={key} fleetctl --server {base} devices list\n\nMost devices accept the user name {username} and the password {device}; one in ten still has its default password.\n  pair       Devices > Pair all unpaired on the page, or\n             FLEET_API_KEY={key} FLEET_DEVICE_PASSWORD={device} fleetctl --server {base} devices pair-all --node {node} --try-defaults"
         );
         if self.json {
             writeln!(io::stderr(), "{lines}")

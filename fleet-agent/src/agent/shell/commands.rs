@@ -78,6 +78,7 @@ impl Shell {
                 );
                 let key = self.agent.state.encryption_public();
                 let job = job.with(self.login_budget.clone(), self.naming());
+                let job = job.allowing_defaults(self.agent.options.default_passwords);
                 self.work = Some(Work::pairing(command, options, drivers, key, job));
             }
             Err(refusal) => {

@@ -19,6 +19,7 @@ fn at_site(text: &str, node: &NodeProfile, entries: &[(&str, &str)]) -> Result<P
     let request = ScanRequest {
         mode: Mode::Target(text.to_owned()),
         ports: texts(&["80"]),
+        rate: 0,
     };
     plan_at_site(&request, node, &PlanPolicy::default(), &exclusions(entries))
 }
@@ -123,6 +124,7 @@ fn over(mode: Mode, nodes: &[Participant]) -> Result<crate::JointPlan, PlanError
     let request = ScanRequest {
         mode,
         ports: texts(&["80"]),
+        rate: 0,
     };
     plan_over(&request, nodes, &PlanPolicy::default())
 }

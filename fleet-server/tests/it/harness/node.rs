@@ -25,7 +25,14 @@ use x25519_dalek::StaticSecret;
 use super::{Operator, World, channel, soon, unique};
 
 /// Capabilities of our own node.
-const OURS: [&str; 5] = ["progress", "cancel", "goodbye", "outcomes", "big-commands"];
+const OURS: [&str; 6] = [
+    "progress",
+    "cancel",
+    "goodbye",
+    "outcomes",
+    "big-commands",
+    "default-passwords",
+];
 
 /// The Hello of a node.
 #[derive(Clone, Debug, Default)]

@@ -1,5 +1,7 @@
 //! One call of any procedure in JSON, and the letter of its answer.
 
+use std::collections::BTreeMap;
+
 use base64::{Engine as _, prelude::BASE64_STANDARD_NO_PAD};
 use fleet_wire::{Code, Detail, MethodKind, RpcError};
 
@@ -11,6 +13,8 @@ use crate::harness::{World, request};
 pub(super) struct Answer {
     code: String,
     pub(super) body: String,
+    /// The reason and the facts of a refusal.
+    pub(super) stated: Option<(String, BTreeMap<String, String>)>,
 }
 
 impl Answer {
@@ -68,8 +72,15 @@ impl Answer {
             let code = error["code"].as_str().unwrap_or("not an error of ours");
             code.to_owned()
         };
-        let body = if status < 400 { body } else { with_facts(body) };
-        Self { code, body }
+        if status < 400 {
+            return Self {
+                code,
+                body,
+                stated: None,
+            };
+        }
+        let (body, stated) = with_facts(body);
+        Self { code, body, stated }
     }
 
     /// The letter of the table.
@@ -89,10 +100,11 @@ impl Answer {
 }
 
 /// The error with its facts in clear text, so that ids in them can be compared.
-fn with_facts(body: String) -> String {
+fn with_facts(body: String) -> (String, Option<(String, BTreeMap<String, String>)>) {
     let Ok(mut error) = serde_json::from_str::<serde_json::Value>(&body) else {
-        return body;
+        return (body, None);
     };
+    let mut found = None;
     for detail in error["details"].as_array_mut().into_iter().flatten() {
         let encoded = detail["value"].as_str().unwrap_or_default();
         let value = BASE64_STANDARD_NO_PAD.decode(encoded).expect("is base64");
@@ -103,11 +115,12 @@ fn with_facts(body: String) -> String {
         });
         if let Some(reason) = stated.reason() {
             let facts = stated.facts();
-            let facts = facts.iter().map(|(key, value)| format!("{key} {value} "));
-            detail["value"] = format!("{reason} {}", facts.collect::<String>()).into();
+            let shown = facts.iter().map(|(key, value)| format!("{key} {value} "));
+            detail["value"] = format!("{reason} {}", shown.collect::<String>()).into();
+            found = Some((reason, facts));
         }
     }
-    error.to_string()
+    (error.to_string(), found)
 }
 
 fn is_unary(path: &str) -> bool {

@@ -9,10 +9,11 @@ use fleet_core::{Role, Secret, SecretKind};
 use fleet_wire::{
     admin::{CreateEnrollmentCodeRequest, PairDeviceToFleetNodeRequest, RevokeFleetNodeRequest},
     fleet::{
-        CancelEnrollmentCodeRequest, CreateKeyRequest, CreateOperatorRequest,
-        CreateScheduleRequest, CreateSiteRequest, ExcludeTargetsRequest, KeyClient,
-        ListDevicesRequest, ListNodesRequest, ListSessionsRequest, ListSitesRequest,
-        OperatorClient, PauseScheduleRequest, ScheduleClient, ScheduleTiming, StartPairingRequest,
+        AlertClient, AlertRuleSpec, CancelEnrollmentCodeRequest, CreateAlertChannelRequest,
+        CreateAlertRuleRequest, CreateKeyRequest, CreateOperatorRequest, CreateScheduleRequest,
+        CreateSiteRequest, ExcludeTargetsRequest, KeyClient, ListDevicesRequest, ListNodesRequest,
+        ListSessionsRequest, ListSitesRequest, OperatorClient, PauseScheduleRequest,
+        ScheduleClient, ScheduleTiming, StartPairingRequest, TestAlertChannelRequest,
         UndoIdentityChangeRequest,
     },
     gateway::{AckCode, DiscoveredDeviceReport},
@@ -47,7 +48,10 @@ pub(super) struct Scene<'a> {
 
 /// Everything that a row can name. A procedure that takes something new adds its name here and makes it in
 /// [`Scene::make`].
-const NAMES: [&str; 31] = [
+const NAMES: [&str; 34] = [
+    "$alertChannel",
+    "$alertDelivery",
+    "$alertRule",
     "$awaitingCode",
     "$awaiting",
     "$bound",
@@ -479,6 +483,32 @@ impl<'a> Scene<'a> {
                 }
                 self.named.insert(name, id);
             }
+            "$alertChannel" => {
+                let id = alert_channel(world, admin).await;
+                self.named.insert(name, id.to_string());
+            }
+            "$alertDelivery" => {
+                let test = TestAlertChannelRequest {
+                    channel_id: alert_channel(world, admin).await,
+                };
+                let alerts = AlertClient::new(world.channel());
+                let sent = alerts.test_alert_channel(&test, admin.options()).await;
+                let sent = sent.expect("is sent").delivery.expect("a delivery");
+                self.named.insert(name, sent.delivery_id);
+            }
+            "$alertRule" => {
+                let create = CreateAlertRuleRequest {
+                    spec: Some(AlertRuleSpec {
+                        name: format!("rule {}", unique()),
+                        event: "scan.failed".to_owned(),
+                        ..AlertRuleSpec::default()
+                    }),
+                };
+                let alerts = AlertClient::new(world.channel());
+                let made = alerts.create_alert_rule(&create, admin.options()).await;
+                let made = made.expect("is made").rule.expect("a rule");
+                self.named.insert(name, made.rule_id.to_string());
+            }
             "$change" | "$undone" => {
                 let change = renamed(world, admin).await;
                 if name == "$undone" {
@@ -494,6 +524,21 @@ impl<'a> Scene<'a> {
             _ => panic!("{name} is not made anywhere"),
         }
     }
+}
+
+/// A channel whose port is closed.
+async fn alert_channel(world: &World, admin: &Operator) -> i64 {
+    let create = CreateAlertChannelRequest {
+        name: format!("channel {}", unique()),
+        webhook_url: "http://127.0.0.1:9/".to_owned(),
+        ..CreateAlertChannelRequest::default()
+    };
+    let alerts = AlertClient::new(world.channel());
+    let made = alerts.create_alert_channel(&create, admin.options()).await;
+    made.expect("is made")
+        .channel
+        .expect("a channel")
+        .channel_id
 }
 
 /// A schedule of a new node; returns its id.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use fleet_core::DeviceReport;
+use fleet_inventory::{Day, DayCounts};
 use fleet_pairing::{
     Binding, DirectDecision, DirectRefusal, KnownDevice, SERVER, SharedIdentity, Sightings,
 };
@@ -14,7 +15,7 @@ use fleet_pairing::{
 use crate::{
     DirectOutcome, NewSightings, Sighted,
     sql::{
-        devices, endpoints,
+        days, devices, endpoints,
         entity::{binding, device, device_alias, direct_lease},
         inserts,
         prelude::*,
@@ -33,6 +34,7 @@ pub(super) async fn record(tx: &DatabaseTransaction, new: &NewSightings) -> Resu
         });
     }
     let ids = records.save(tx).await?;
+    days::add(tx, new.org, None, records.counts, new.now).await?;
     let shared = records.shared.clone();
     let refused = new
         .rows
@@ -96,6 +98,8 @@ struct Records {
     changed: BTreeSet<DeviceId>,
     /// Identifiers that do not count.
     shared: Vec<SharedIdentity>,
+    /// The devices that are seen for the first time today, and in all.
+    counts: DayCounts,
 }
 
 impl Records {
@@ -168,6 +172,7 @@ impl Records {
                 .collect(),
             changed: BTreeSet::new(),
             shared: Vec::new(),
+            counts: DayCounts::default(),
         })
     }
 
@@ -204,6 +209,10 @@ impl Records {
             }
         }
         if let Some(model) = self.models.get_mut(&device) {
+            let is_new = device.0 < 0 && !self.changed.contains(&device);
+            let is_first = Day::of(model.last_seen.0) < Day::of(new.now);
+            self.counts.new += u64::from(is_new);
+            self.counts.seen += u64::from(is_new || is_first);
             learn(model, report, new.now);
             self.changed.insert(device);
         }
@@ -296,6 +305,8 @@ fn blank(new: &NewSightings, identifier: DeviceIdentifier) -> device::Model {
         kept_apart: None,
         shared: false,
         claimed_from_node_id: None,
+        address_key: String::new(),
+        missing_since: None,
     }
 }
 
@@ -307,12 +318,14 @@ fn learn(model: &mut device::Model, report: &DeviceReport, now: Timestamp) {
     model.ip = Some(AsText(report.endpoint.ip));
     model.port = Some(i64::from(report.endpoint.port.number()));
     model.last_seen = Micros(now);
+    model.missing_since = None;
 }
 
 /// The columns that a direct scan can change.
 fn mutable(model: &device::Model) -> device::ActiveModel {
     let model = model.clone();
     device::ActiveModel {
+        address_key: Set(devices::address_key(&model)),
         ip: Set(model.ip),
         port: Set(model.port),
         scheme: Set(model.scheme),
@@ -325,6 +338,7 @@ fn mutable(model: &device::Model) -> device::ActiveModel {
         evidence: Set(model.evidence),
         last_seen: Set(model.last_seen),
         shared: Set(model.shared),
+        missing_since: Set(model.missing_since),
         ..Default::default()
     }
 }

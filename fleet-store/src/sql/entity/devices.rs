@@ -26,6 +26,10 @@ entity! {
         pub shared: bool,
         /// The revoked node from which the node claimed it by its endpoint, until an operator binds the device.
         pub claimed_from_node_id: Option<i64>,
+        /// Sorts by address, then by port.
+        pub address_key: String,
+        /// When a scan found its address silent or refused, after its last report.
+        pub missing_since: Option<Micros>,
     }
 }
 

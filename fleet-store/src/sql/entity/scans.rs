@@ -40,6 +40,11 @@ entity! {
         pub events_deleted_at: Option<Micros>,
         /// The hash of the targets, equal for scans of the same hosts.
         pub targets_key: Option<String>,
+        /// The most probes per second; 0 for the rate of the node.
+        pub rate: i64,
+        /// What changed since the previous scan; none until it was compared.
+        pub changes: Option<String>,
+        pub name: String,
     }
 }
 

@@ -9,7 +9,7 @@ use super::{Migrator, STEPS, Step};
 use crate::{SqlStore, StoreOptions};
 
 /// Rows that fit each schema, oldest first. A migration must keep them all. `KEY` stands for 32 bytes, `ID` for 16.
-const ROWS: [&[&str]; 10] = [
+const ROWS: [&[&str]; 14] = [
     &[
         "INSERT INTO org (id, name, created_at) VALUES (1, 'acme', 1)",
         "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (1, 1, 'ann@acme.test', 'admin', 1)",
@@ -56,9 +56,27 @@ const ROWS: [&[&str]; 10] = [
         "INSERT INTO chunk (scan_id, position, state, command, ports, scope, targets, attempts, reason) VALUES ('s3', 1, 'issued', '{}', '', '', 127, 1, '')",
     ],
     &[
+        "INSERT INTO alert_org (org_id, since) VALUES (1, 1)",
+        "INSERT INTO alert_channel (id, org_id, name, kind, target, shown, secret, created_at) VALUES (1, 1, 'hook', 'webhook', 'https://a.test/', 'https://a.test', KEY, 1)",
+        "INSERT INTO alert_rule (id, org_id, name, event, threshold, zone, quiet, enabled, created_at) VALUES (1, 1, 'new', 'device.new', 0, 'UTC', '', TRUE, 1)",
+        "INSERT INTO alert_rule_channel (rule_id, channel_id) VALUES (1, 1)",
+        "INSERT INTO alert_silence (rule_id, node_id, since) VALUES (1, 1, 1)",
+    ],
+    &[
+        "INSERT INTO site_block (site_id, block, org_id, outcomes, scans, answers, scanned_at) VALUES (1, 655360, 1, KEY, KEY, KEY, 1)",
+        "INSERT INTO inventory_day (org_id, day, node_id, seen, added, missing) VALUES (1, 20000, 1, 3, 2, 1)",
+        "UPDATE device SET missing_since = 5 WHERE id = 9",
+    ],
+    &[
         "INSERT INTO scan (id, org_id, node_id, choice, operator_id, state, priority, queues, created_at, reason, open_scope, skipped, chunks, chunks_done, targets, estimate_ms, units, units_done, units_settled, phase, last_sequence, accepted, rejected) VALUES ('s4', 1, 1, 'site 1', 1, 'queued', 'interactive', TRUE, 1, '', FALSE, '[]', 0, 0, 0, 0, 0, 0, 0, '', 0, 0, 0)",
         "INSERT INTO scan_share (scan_id, node_id, org_id, state, reason, targets, chunks, chunks_done, units, units_done, units_settled, queued_until, served_at, not_before, busy_answers) VALUES ('s4', 1, 1, 'queued', '', 0, 0, 0, 0, 0, 0, 1, 0, 1, 0)",
     ],
+    &[
+        "INSERT INTO device_event (org_id, device_id, kind, former, became, at) VALUES (1, 9, 'firmware', '1.0', '2.0', 1)",
+        "INSERT INTO device_label (device_id, label, org_id) VALUES (9, 'rack-7', 1)",
+        "INSERT INTO device_note (device_id, org_id, text, changed_by, changed_at) VALUES (9, 1, 'loud', 1, 1)",
+    ],
+    &["UPDATE scan SET changes = '{}' WHERE id = 's1'"],
 ];
 
 /// The newest schema and a migration of this test after it.
@@ -139,7 +157,6 @@ async fn rows(store: &SqlStore) -> i64 {
         "audit",
         "scan",
         "chunk",
-        "schedule",
         "report_row",
     ] {
         sum += number(store.writer(), &format!("SELECT count(*) FROM {table}")).await;
@@ -169,6 +186,31 @@ async fn every_migration_keeps_the_rows_of_the_schema_before_it() {
         }
         let differences = store.schema_differences().await.expect("read");
         assert_eq!(differences, Vec::<String>::new());
+        store.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn devices_of_earlier_versions_sort_by_address() {
+    on_both("addresses", |store| async move {
+        let before = STEPS
+            .iter()
+            .position(|step| step.name == "m0016_address_order");
+        let before = before.expect("the migration");
+        let steps = u32::try_from(before).expect("few steps");
+        Migrator::up(store.writer(), Some(steps))
+            .await
+            .expect("migrated");
+        for own in &ROWS[..before] {
+            populate(&store, own).await;
+        }
+        Migrator::up(store.writer(), None).await.expect("migrated");
+        let keyed =
+            "SELECT count(*) FROM device WHERE address_key = '401000000000700080' AND id = 1";
+        assert_eq!(number(store.writer(), keyed).await, 1);
+        let without = "SELECT count(*) FROM device WHERE address_key = '' AND id = 9";
+        assert_eq!(number(store.writer(), without).await, 1);
         store.close().await;
     })
     .await;

@@ -9,7 +9,7 @@ use fleet_pairing::{BindDecision, Binding, ServerClaim, decide_bind, decide_bind
 use crate::{
     BindError, Bindings, BoundDevice, Changed, DevicePairing, DeviceRow, UnbindError,
     sql::{
-        audit, devices, endpoints,
+        audit, details, devices, endpoints,
         entity::{
             binding, device, device_credential, device_pairing, node_endpoint, pairing_target,
         },
@@ -138,6 +138,12 @@ pub(in crate::sql) async fn write_status(
         error: Set(error),
         changed_at: Set(Micros(now)),
     };
+    let devices: Vec<_> = devices.into_iter().collect();
+    let statuses: Vec<_> = devices
+        .iter()
+        .map(|(id, status, _)| (*id, *status))
+        .collect();
+    details::record_pairings(tx, org, &statuses, now).await?;
     let newest = OnConflict::column(C::DeviceId)
         .update_columns([C::Status, C::Error, C::ChangedAt])
         .to_owned();
@@ -302,6 +308,8 @@ impl Bindings for SqlStore {
             let Some(found) = lock_device(tx, org, device).await? else {
                 return refuse(UnbindError::NotFound(device));
             };
+            let unpaired = [(device.0, PairingStatus::Unpaired)];
+            details::record_pairings(tx, org, &unpaired, now).await?;
             if !release(tx, &[device.0], "unpaired before its result came").await? {
                 return Ok(Changed::No);
             }

@@ -171,6 +171,7 @@ impl<'n> Report<'n> {
         let reply = PairReply::Result {
             outcome: result.outcome,
             default_password: result.default_password,
+            open: result.open,
         };
         let settled = decide_result(reply, held.status);
         (held.target.outcome, held.target.default_password) = reported;

@@ -299,6 +299,8 @@ impl Inventory {
             kept_apart: None,
             shared: false,
             claimed_from_node_id: None,
+            address_key: String::new(),
+            missing_since: None,
         }
     }
 

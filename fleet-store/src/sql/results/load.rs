@@ -22,10 +22,10 @@ use crate::{
 
 /// The result of one scan.
 #[derive(Default)]
-pub(super) struct Loaded {
-    pub(super) seen: Vec<Seen>,
-    pub(super) rejected: Vec<RejectedReport>,
-    pub(super) identifiers: BTreeMap<DeviceId, DeviceIdentifier>,
+pub(in crate::sql) struct Loaded {
+    pub(in crate::sql) seen: Vec<Seen>,
+    pub(in crate::sql) rejected: Vec<RejectedReport>,
+    pub(in crate::sql) identifiers: BTreeMap<DeviceId, DeviceIdentifier>,
     /// The number of stored refusals of each reason, over all commands.
     refusals: BTreeMap<RejectReason, u64>,
     /// Records that were merged into others.
@@ -45,7 +45,10 @@ struct StoredRow {
 }
 
 impl Loaded {
-    pub(super) async fn load(db: &impl ConnectionTrait, scan: ScanId) -> Result<Self, DbErr> {
+    pub(in crate::sql) async fn load(
+        db: &impl ConnectionTrait,
+        scan: ScanId,
+    ) -> Result<Self, DbErr> {
         use report_row::Column as C;
         let rows = report_row::Entity::find()
             .select_only()
@@ -122,7 +125,7 @@ impl Loaded {
     }
 
     /// Replaces merged records by the surviving ones.
-    pub(super) fn resolve(&mut self, survivors: &Survivors) {
+    pub(in crate::sql) fn resolve(&mut self, survivors: &Survivors) {
         for seen in &mut self.seen {
             seen.device = survivors.of(seen.device);
         }
@@ -132,27 +135,27 @@ impl Loaded {
     }
 
     /// The devices of other owners that were reported.
-    pub(super) fn owned_elsewhere(&self) -> BTreeSet<DeviceId> {
+    pub(in crate::sql) fn owned_elsewhere(&self) -> BTreeSet<DeviceId> {
         let rejected = self.rejected.iter();
         rejected.filter_map(|rejected| rejected.device).collect()
     }
 
     /// The addresses that have a device, of this node or of another owner.
-    pub(super) fn addresses(&self) -> BTreeSet<IpAddr> {
+    pub(in crate::sql) fn addresses(&self) -> BTreeSet<IpAddr> {
         let seen = self.seen.iter().map(|seen| seen.endpoint.ip);
         let elsewhere = self.rejected.iter().filter(|one| one.device.is_some());
         seen.chain(elsewhere.map(|one| one.endpoint.ip)).collect()
     }
 
-    pub(super) fn stored_refusals(&self) -> &BTreeMap<RejectReason, u64> {
+    pub(in crate::sql) fn stored_refusals(&self) -> &BTreeMap<RejectReason, u64> {
         &self.refusals
     }
 }
 
 /// The surviving records of merges.
-pub(super) struct Survivors {
+pub(in crate::sql) struct Survivors {
     of: BTreeMap<DeviceId, DeviceId>,
-    pub(super) identifiers: BTreeMap<DeviceId, DeviceIdentifier>,
+    pub(in crate::sql) identifiers: BTreeMap<DeviceId, DeviceIdentifier>,
 }
 
 impl Survivors {
@@ -167,7 +170,7 @@ const HOPS: usize = 64;
 const IDS: usize = 1_000;
 
 /// Follows the merges of ended records, round by round, to the records that live.
-pub(super) async fn survivors(
+pub(in crate::sql) async fn survivors(
     db: &impl ConnectionTrait,
     results: &[&Loaded],
 ) -> Result<Survivors, DbErr> {
@@ -247,7 +250,8 @@ async fn identifiers(
 }
 
 /// A chunk with what its node reported.
-pub(super) struct Chunk {
+pub(in crate::sql) struct Chunk {
+    pub(in crate::sql) node: i64,
     scope: Scope,
     outcomes: Option<Vec<u8>>,
     grade: Option<fleet_core::outcome::Grade>,
@@ -255,7 +259,7 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
-    pub(super) fn scanned(&self) -> ScannedChunk<'_> {
+    pub(in crate::sql) fn scanned(&self) -> ScannedChunk<'_> {
         ScannedChunk {
             facts: ChunkFacts {
                 scope: &self.scope,
@@ -269,17 +273,21 @@ impl Chunk {
 
 #[derive(FromQueryResult)]
 struct StoredChunk {
+    node_id: i64,
     scope: AsText<Scope>,
     command: String,
     outcomes: Option<Vec<u8>>,
     grade: Option<String>,
 }
 
-pub(super) async fn chunks(db: &impl ConnectionTrait, scan: ScanId) -> Result<Vec<Chunk>, DbErr> {
+pub(in crate::sql) async fn chunks(
+    db: &impl ConnectionTrait,
+    scan: ScanId,
+) -> Result<Vec<Chunk>, DbErr> {
     use chunk::Column as C;
     let rows = chunk::Entity::find()
         .select_only()
-        .columns([C::Scope, C::Command, C::Outcomes, C::Grade])
+        .columns([C::NodeId, C::Scope, C::Command, C::Outcomes, C::Grade])
         .filter(C::ScanId.eq(AsText(scan)))
         .order_by_asc(C::Position)
         .into_model::<StoredChunk>()
@@ -287,6 +295,7 @@ pub(super) async fn chunks(db: &impl ConnectionTrait, scan: ScanId) -> Result<Ve
         .await?;
     let read = |row: StoredChunk| {
         Ok(Chunk {
+            node: row.node_id,
             scope: row.scope.0,
             outcomes: row.outcomes,
             grade: row.grade.as_deref().map(ledger::read_grade).transpose()?,
@@ -300,7 +309,7 @@ pub(super) async fn chunks(db: &impl ConnectionTrait, scan: ScanId) -> Result<Ve
 }
 
 /// The rejected reports that have no stored row, for example because their endpoint could not be read.
-pub(super) async fn rejected_otherwise(
+pub(in crate::sql) async fn rejected_otherwise(
     db: &impl ConnectionTrait,
     scan: ScanId,
     stored: &BTreeMap<RejectReason, u64>,

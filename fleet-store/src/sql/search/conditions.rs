@@ -1,11 +1,11 @@
 //! The conditions of a search. Texts are compared in lower case, because the databases differ in `LIKE`.
 
 use fleet_core::PairingStatus;
-use fleet_inventory::{AddressText, Age, Pattern, Search, TextField, TimeField};
+use fleet_inventory::{AddressText, Age, Day, Pattern, Search, TextField, TimeField};
 use sea_orm::sea_query::{ExprTrait, Func, LikeExpr, Query, SelectStatement};
 
 use crate::sql::{
-    entity::{device, device_pairing, device_sighting, node, site},
+    entity::{device, device_label, device_pairing, device_sighting, node, site},
     prelude::*,
 };
 
@@ -21,7 +21,7 @@ const WORDS: [device::Column; 7] = [
 ];
 
 /// The live devices of an organization that match.
-pub(super) fn matching(
+pub(in crate::sql) fn matching(
     org: OrgId,
     search: &Search,
     node: Option<NodeId>,
@@ -64,7 +64,13 @@ pub(super) fn matching(
         all = all.add(match age {
             Age::Less(age) => column.gt(Micros(now.minus(*age))),
             Age::More(age) => column.lt(Micros(now.minus(*age))),
+            Age::Today => column.gte(Micros(Day::of(now).start())),
         });
+    }
+    match search.missing {
+        None => {}
+        Some(true) => all = all.add(device::Column::MissingSince.is_not_null()),
+        Some(false) => all = all.add(device::Column::MissingSince.is_null()),
     }
     all
 }
@@ -88,6 +94,15 @@ fn text(org: OrgId, field: TextField, pattern: &Pattern) -> Expr {
         TextField::Mac => like(device::Column::Mac, pattern),
         TextField::Serial => like(device::Column::Serial, pattern),
         TextField::Identifier => like(device::Column::Identifier, pattern),
+        TextField::Label => {
+            let labeled = Query::select()
+                .column(device_label::Column::DeviceId)
+                .from(device_label::Entity)
+                .and_where(device_label::Column::OrgId.eq(org.0))
+                .and_where(like(device_label::Column::Label, pattern))
+                .to_owned();
+            device::Column::Id.in_subquery(labeled)
+        }
         TextField::Node => {
             let named = nodes(org)
                 .and_where(like(node::Column::Name, pattern))

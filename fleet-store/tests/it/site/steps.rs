@@ -154,7 +154,8 @@ impl Site {
 
     pub(crate) fn plan(mode: Mode, ports: &[&str], profile: &NodeProfile) -> (ScanRequest, Plan) {
         let ports = ports.iter().map(|port| (*port).to_owned()).collect();
-        let request = ScanRequest { mode, ports };
+        let rate = 0;
+        let request = ScanRequest { mode, ports, rate };
         let planned = plan(&request, profile, &PlanPolicy::default()).expect("a plan");
         (request, planned)
     }
@@ -169,6 +170,7 @@ impl Site {
             shares: vec![NewShare::of(node, &plan)],
             operator: self.operator,
             request_id: None,
+            name: String::new(),
             request,
             plan,
             priority: Priority::Interactive,

@@ -194,6 +194,7 @@ fn wanted() -> DiscoverRequest {
             target: NETWORK.0.to_owned(),
             ports: vec!["4028".to_owned()],
         })),
+        max_rate: 0,
     }
 }
 

@@ -150,6 +150,7 @@ fn target() -> DiscoverRequest {
             target: "10.20.0.0/24".to_owned(),
             ports: vec!["4028".to_owned()],
         })),
+        max_rate: 0,
     }
 }
 

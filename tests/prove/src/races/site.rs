@@ -150,6 +150,7 @@ impl Site {
         let request = ScanRequest {
             mode: Mode::Target(network.to_owned()),
             ports: vec!["80".to_owned()],
+            rate: 0,
         };
         let plan = plan(&request, &NodeProfile::upstream(), &PlanPolicy::default())?;
         let new = NewScan {
@@ -159,6 +160,7 @@ impl Site {
             shares: vec![NewShare::of(node, &plan)],
             operator: self.operator,
             request_id: None,
+            name: String::new(),
             request,
             plan,
             priority: Priority::Interactive,

@@ -169,7 +169,9 @@ pub(crate) fn list<T: ToString>(addresses: impl IntoIterator<Item = T>) -> Disco
         mode: Some(Mode::IpList(IpListModeRequest {
             ip_addresses,
             ports: ports(),
+            explicit: false,
         })),
+        max_rate: 0,
     }
 }
 
@@ -181,6 +183,7 @@ pub(crate) fn range(start: impl ToString, end: impl ToString) -> DiscoverRequest
             end_ip: end.to_string(),
             ports: ports(),
         })),
+        max_rate: 0,
     }
 }
 
@@ -191,5 +194,6 @@ pub(crate) fn target(target: impl ToString) -> DiscoverRequest {
             target: target.to_string(),
             ports: ports(),
         })),
+        max_rate: 0,
     }
 }

@@ -1,8 +1,9 @@
 //! A device in memory, as the rows of a report change it.
 
 use fleet_core::DeviceReport;
+use fleet_inventory::{Appearance, Change as Changed, Day, changes};
 
-use crate::sql::{devices, entity::device, prelude::*};
+use crate::sql::{details, devices, entity::device, prelude::*};
 
 /// A device in memory. Until it is saved, a new one has the provisional id that the rules assigned.
 pub(super) struct Held {
@@ -10,6 +11,12 @@ pub(super) struct Held {
     change: Change,
     /// Whether any field that operators see has changed.
     visibly: bool,
+    /// The last report before this one; none for a new device.
+    seen_before: Option<Timestamp>,
+    /// Whether this report shows the device.
+    is_seen: bool,
+    /// The stored device before this report; none for a new one.
+    before: Option<Appearance>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,9 +29,12 @@ pub(super) enum Change {
 impl Held {
     pub(super) fn stored(model: device::Model) -> Self {
         Self {
+            seen_before: Some(model.last_seen.0),
+            before: Some(details::appearance(&model)),
             model,
             change: Change::None,
             visibly: false,
+            is_seen: false,
         }
     }
 
@@ -33,6 +43,9 @@ impl Held {
             model,
             change: Change::Created,
             visibly: true,
+            seen_before: None,
+            is_seen: false,
+            before: None,
         }
     }
 
@@ -48,6 +61,23 @@ impl Held {
         self.visibly
     }
 
+    /// What this report changed on a device that was not merged.
+    pub(super) fn changes(&self) -> Vec<Changed> {
+        match &self.before {
+            Some(before) if self.model.deleted_at.is_none() => {
+                changes(before, &details::appearance(&self.model))
+            }
+            Some(_) | None => Vec::new(),
+        }
+    }
+
+    /// Whether this report shows the device for the first time on a day.
+    pub(super) fn is_first_of(&self, day: Day) -> bool {
+        let is_live = self.model.deleted_at.is_none();
+        let before = |seen| Day::of(seen) < day;
+        is_live && self.is_seen && self.seen_before.is_none_or(before)
+    }
+
     /// Copies the facts of a row. Empty fields keep their known value.
     pub(super) fn learn(&mut self, owner: NodeId, report: &DeviceReport, now: Timestamp) {
         let model = &mut self.model;
@@ -58,6 +88,8 @@ impl Held {
         model.ip = Some(AsText(report.endpoint.ip));
         model.port = Some(i64::from(report.endpoint.port.number()));
         model.last_seen = Micros(now);
+        model.missing_since = None;
+        self.is_seen = true;
         self.touch();
     }
 

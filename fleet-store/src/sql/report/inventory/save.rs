@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fleet_inventory::{Change as Event, Day, DayCounts};
 use fleet_pairing::{Inventory as Rules, Refused};
 use sea_orm::sea_query::{Alias, ExprTrait};
 
@@ -10,6 +11,9 @@ use super::{
     held::{Change, Held},
 };
 use crate::sql::{
+    days,
+    details::{self, NewEvent},
+    devices,
     entity::{binding, device, device_alias, device_sighting, identity_change, refused_device},
     inserts, pairing,
     prelude::*,
@@ -65,7 +69,28 @@ impl Inventory {
         self.save_changes(tx, &ids).await?;
         self.save_refused(tx).await?;
         self.save_sightings(tx, &ids).await?;
+        let node = Some(self.reporter.node);
+        let changed = self.held.iter().flat_map(|(device, held)| {
+            let event = |change: Event| NewEvent::new(ids.of(*device), change);
+            held.changes().into_iter().map(event).collect::<Vec<_>>()
+        });
+        details::record(tx, self.org, node, changed.collect(), self.now).await?;
+        days::add(tx, self.org, node, self.day_counts(), self.now).await?;
         Ok(ids)
+    }
+
+    /// The devices that this report shows for the first time today, and in all.
+    fn day_counts(&self) -> DayCounts {
+        let today = Day::of(self.now);
+        let first = |held: &&Held| held.is_first_of(today);
+        let seen = || self.held.values().filter(first);
+        DayCounts {
+            seen: seen().count() as u64,
+            new: seen()
+                .filter(|held| held.change() == Change::Created)
+                .count() as u64,
+            missing: 0,
+        }
     }
 
     async fn save_sightings(&self, tx: &DatabaseTransaction, ids: &SavedIds) -> Result<(), DbErr> {
@@ -119,6 +144,7 @@ impl Inventory {
             if let Some(merged) = change.merged {
                 let survivor = ids.of(change.device);
                 hand_over(tx, ids.of(merged), survivor, change.binding_since).await?;
+                details::hand_over(tx, ids.of(merged), survivor).await?;
             }
         }
         let alias = |change: &Changed| device_alias::ActiveModel {
@@ -228,7 +254,7 @@ async fn hand_over(
 }
 
 /// The columns of a device that a report can change.
-const MUTABLE: [device::Column; 17] = [
+const MUTABLE: [device::Column; 19] = [
     device::Column::Identifier,
     device::Column::NodeId,
     device::Column::Ip,
@@ -246,11 +272,14 @@ const MUTABLE: [device::Column; 17] = [
     device::Column::DeletedAt,
     device::Column::Shared,
     device::Column::ClaimedFromNodeId,
+    device::Column::AddressKey,
+    device::Column::MissingSince,
 ];
 
 fn active(model: &device::Model) -> device::ActiveModel {
     let model = model.clone();
     device::ActiveModel {
+        address_key: Set(devices::address_key(&model)),
         id: Set(model.id),
         org_id: Set(model.org_id),
         identifier: Set(model.identifier),
@@ -271,5 +300,6 @@ fn active(model: &device::Model) -> device::ActiveModel {
         kept_apart: Set(model.kept_apart),
         shared: Set(model.shared),
         claimed_from_node_id: Set(model.claimed_from_node_id),
+        missing_since: Set(model.missing_since),
     }
 }

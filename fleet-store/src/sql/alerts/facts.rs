@@ -1,0 +1,312 @@
+//! Finding the facts of an ended scan and of silent nodes, and writing their messages. Each function that writes runs in
+//! one transaction, which also stores that the fact was found.
+
+use std::collections::BTreeMap;
+
+use fleet_core::{AlertRuleId, enrollment::NodeState};
+use fleet_inventory::{
+    AlertEvent, AlertMessage, DeviceFact, Observation, Silence, observe, silence,
+};
+
+use super::{
+    lock,
+    observed::{self, ScanResult},
+    outbox::{self, NewMessage},
+    rules,
+};
+use crate::{
+    AlertRuleRow,
+    sql::{
+        entity::{
+            alert_channel, alert_delivery, alert_rule, alert_scan, alert_silence, node, scan, site,
+        },
+        prelude::*,
+    },
+};
+
+/// Records that a scan ended, in the transaction of its end.
+pub(crate) async fn scan_ended(
+    tx: &DatabaseTransaction,
+    scan: AsText<ScanId>,
+) -> Result<(), DbErr> {
+    let row = alert_scan::ActiveModel { scan_id: Set(scan) };
+    alert_scan::Entity::insert(row)
+        .exec_without_returning(tx)
+        .await?;
+    Ok(())
+}
+
+/// The oldest ended scans that alerts have not looked at.
+pub(super) async fn ended_scans(
+    db: &impl ConnectionTrait,
+    limit: u64,
+) -> Result<Vec<ScanId>, DbErr> {
+    let ids: Vec<AsText<ScanId>> = alert_scan::Entity::find()
+        .select_only()
+        .column(alert_scan::Column::ScanId)
+        .order_by_asc(alert_scan::Column::ScanId)
+        .limit(limit)
+        .into_tuple()
+        .all(db)
+        .await?;
+    Ok(ids.into_iter().map(|id| id.0).collect())
+}
+
+/// An ended scan with its result.
+pub(super) struct Ended {
+    row: scan::Model,
+    node: String,
+    site: SiteId,
+    site_name: String,
+    /// None if no rule watches devices.
+    result: Option<ScanResult>,
+}
+
+pub(super) async fn load(db: &impl ConnectionTrait, id: ScanId) -> Result<Option<Ended>, DbErr> {
+    let Some(row) = scan::Entity::find_by_id(AsText(id)).one(db).await? else {
+        return Ok(None);
+    };
+    let node = node::Entity::find_by_id(row.node_id).one(db).await?;
+    let node = node.ok_or_else(|| unreadable("scan", "its node is missing"))?;
+    let site = site::Entity::find_by_id(node.site_id).one(db).await?;
+    let watched = rules(db, OrgId(row.org_id)).await?;
+    let watches = |rule: &AlertRuleRow| rule.rule.rule.event.is_of_devices();
+    let result = if watched.iter().any(watches) {
+        Some(ScanResult::load(db, id, SiteId(node.site_id)).await?)
+    } else {
+        None
+    };
+    Ok(Some(Ended {
+        row,
+        node: node.name,
+        site: SiteId(node.site_id),
+        site_name: site.map(|site| site.name).unwrap_or_default(),
+        result,
+    }))
+}
+
+/// Stores the messages about an ended scan and the state of its devices. Returns the number of messages.
+pub(super) async fn settle_scan(
+    tx: &DatabaseTransaction,
+    ended: &Ended,
+    now: Timestamp,
+) -> Result<u64, DbErr> {
+    let (id, org) = (ended.row.id, OrgId(ended.row.org_id));
+    // Of several servers, one deletes the row.
+    let claimed = alert_scan::Entity::delete_by_id(id).exec(tx).await?;
+    if claimed.rows_affected == 0 {
+        return Ok(0);
+    }
+    let Some(since) = lock(tx, org).await? else {
+        return Ok(0);
+    };
+    let rules = rules(tx, org).await?;
+    let observation = match &ended.result {
+        Some(result) => {
+            let counts_missing = |rule: &AlertRuleRow| {
+                rule.rule.enabled && rule.rule.rule.event == AlertEvent::DeviceMissing
+            };
+            let of_site = rules.iter().any(counts_missing).then_some(ended.site);
+            let known = observed::known(tx, of_site, result).await?;
+            let found = observe(&known, &result.observed(&known), since);
+            observed::store(tx, org, &found.changed).await?;
+            found
+        }
+        None => Observation::default(),
+    };
+    let mut outbox = Outbox::of(tx, org, now).await?;
+    for rule in rules.iter().filter(|rule| rule.rule.enabled) {
+        if let Some(message) = message(rule, ended, &observation.facts) {
+            let new = NewMessage {
+                rule: Some((rule.id, rule.rule.name.as_str())),
+                event: rule.rule.rule.event.as_str(),
+                message: &message,
+                scan: Some(id.0),
+                node: Some(NodeId(ended.row.node_id)),
+            };
+            outbox.add(rule, &new)?;
+        }
+    }
+    outbox.store(tx).await
+}
+
+fn message(rule: &AlertRuleRow, ended: &Ended, facts: &[DeviceFact]) -> Option<AlertMessage> {
+    let rule = &rule.rule.rule;
+    match rule.event {
+        AlertEvent::ScanFailed => (ended.row.state.0 == ScanState::Failed)
+            .then(|| AlertMessage::of_failed_scan(&ended.node, &ended.row.reason)),
+        AlertEvent::NodeSilent => None,
+        AlertEvent::NewDevice
+        | AlertEvent::DeviceMissing
+        | AlertEvent::DeviceMoved
+        | AlertEvent::FirmwareChanged => AlertMessage::of_devices(rule, facts, &ended.site_name),
+    }
+}
+
+/// The messages of one transaction.
+struct Outbox {
+    org: OrgId,
+    now: Timestamp,
+    channels: BTreeMap<i64, alert_channel::Model>,
+    rows: Vec<alert_delivery::ActiveModel>,
+}
+
+impl Outbox {
+    async fn of(tx: &DatabaseTransaction, org: OrgId, now: Timestamp) -> Result<Self, DbErr> {
+        let channels = alert_channel::Entity::find()
+            .filter(alert_channel::Column::OrgId.eq(org.0))
+            .all(tx)
+            .await?;
+        Ok(Self {
+            org,
+            now,
+            channels: channels.into_iter().map(|row| (row.id, row)).collect(),
+            rows: Vec::new(),
+        })
+    }
+
+    /// Adds a message to each channel of a rule.
+    fn add(&mut self, rule: &AlertRuleRow, new: &NewMessage<'_>) -> Result<(), DbErr> {
+        let due = rule.rule.rule.quiet.release(self.now);
+        for channel in &rule.rule.channels {
+            if let Some(channel) = self.channels.get(&channel.0) {
+                let row = outbox::row(self.org, channel, new, due, self.now)?;
+                self.rows.push(row);
+            }
+        }
+        Ok(())
+    }
+
+    async fn store(self, tx: &DatabaseTransaction) -> Result<u64, DbErr> {
+        outbox::store(tx, self.org, self.rows, self.now).await
+    }
+}
+
+/// The organizations with rules about silent nodes.
+pub(super) async fn orgs_that_watch_nodes(db: &impl ConnectionTrait) -> Result<Vec<OrgId>, DbErr> {
+    let orgs: Vec<i64> = alert_rule::Entity::find()
+        .select_only()
+        .column(alert_rule::Column::OrgId)
+        .distinct()
+        .filter(alert_rule::Column::Event.eq(AsText(AlertEvent::NodeSilent)))
+        .filter(alert_rule::Column::Enabled.eq(true))
+        .order_by_asc(alert_rule::Column::OrgId)
+        .into_tuple()
+        .all(db)
+        .await?;
+    Ok(orgs.into_iter().map(OrgId).collect())
+}
+
+/// A node that became silent or came back, for one rule.
+pub(super) struct Found {
+    rule: AlertRuleRow,
+    node: NodeId,
+    name: String,
+    silence: Silence,
+}
+
+pub(super) async fn silences(
+    db: &impl ConnectionTrait,
+    org: OrgId,
+    watched_since: Timestamp,
+    now: Timestamp,
+) -> Result<Vec<Found>, DbErr> {
+    let rules = rules(db, org).await?;
+    let nodes = node::Entity::find()
+        .filter(node::Column::OrgId.eq(org.0))
+        .filter(node::Column::State.eq(AsText(NodeState::Confirmed)))
+        .filter(node::Column::DeletedAt.is_null())
+        .order_by_asc(node::Column::Id)
+        .all(db)
+        .await?;
+    let mut found = Vec::new();
+    let of_nodes =
+        |rule: &&AlertRuleRow| rule.rule.enabled && rule.rule.rule.event == AlertEvent::NodeSilent;
+    for rule in rules.iter().filter(of_nodes) {
+        let open: Vec<i64> = alert_silence::Entity::find()
+            .select_only()
+            .column(alert_silence::Column::NodeId)
+            .filter(alert_silence::Column::RuleId.eq(rule.id.0))
+            .into_tuple()
+            .all(db)
+            .await?;
+        for node in &nodes {
+            let seen = node.last_seen_at.map(|at| at.0);
+            let allowed = rule.rule.rule.silence();
+            let decided = silence(open.contains(&node.id), seen, watched_since, allowed, now);
+            if decided != Silence::Unchanged {
+                found.push(Found {
+                    rule: rule.clone(),
+                    node: NodeId(node.id),
+                    name: node.name.clone(),
+                    silence: decided,
+                });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Stores the messages about nodes, under the lock of the organization's alerts.
+pub(super) async fn settle_nodes(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    found: &[Found],
+    now: Timestamp,
+) -> Result<u64, DbErr> {
+    let mut outbox = Outbox::of(tx, org, now).await?;
+    for Found {
+        rule,
+        node,
+        name,
+        silence,
+    } in found
+    {
+        let (event, message) = match silence {
+            Silence::Unchanged => continue,
+            Silence::Begins => {
+                begin(tx, rule.id, *node, now).await?;
+                let threshold = rule.rule.rule.threshold;
+                let event = AlertEvent::NodeSilent.as_str();
+                (event, AlertMessage::of_silent_node(name, threshold))
+            }
+            Silence::Ends => {
+                alert_silence::Entity::delete_by_id((rule.id.0, node.0))
+                    .exec(tx)
+                    .await?;
+                // Nobody needs to know that a node is back whose silence waited for the end of quiet hours.
+                let unsent = outbox::withdraw(tx, rule.id, *node).await?;
+                if unsent > 0 {
+                    continue;
+                }
+                ("node.back", AlertMessage::of_returned_node(name))
+            }
+        };
+        let new = NewMessage {
+            rule: Some((rule.id, rule.rule.name.as_str())),
+            event,
+            message: &message,
+            scan: None,
+            node: Some(*node),
+        };
+        outbox.add(rule, &new)?;
+    }
+    outbox.store(tx).await
+}
+
+async fn begin(
+    tx: &DatabaseTransaction,
+    rule: AlertRuleId,
+    node: NodeId,
+    now: Timestamp,
+) -> Result<(), DbErr> {
+    let row = alert_silence::ActiveModel {
+        rule_id: Set(rule.0),
+        node_id: Set(node.0),
+        since: Set(Micros(now)),
+    };
+    alert_silence::Entity::insert(row)
+        .exec_without_returning(tx)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,203 @@
+//! The result of an ended scan, and the state of devices, for `fleet_inventory::observe`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use fleet_core::{DeviceFacts, Mac};
+use fleet_inventory::{Known, Later, Observed, Seen};
+use sea_orm::{FromQueryResult, JoinType, sea_query::Query};
+
+use crate::sql::{
+    codec,
+    entity::{alert_device, device, node},
+    inserts,
+    prelude::*,
+    results::load::{self, Chunk, Loaded},
+};
+
+/// Ids in one query.
+const IDS: usize = 1_000;
+
+/// The result of an ended scan.
+pub(super) struct ScanResult {
+    loaded: Loaded,
+    chunks: Vec<Chunk>,
+    first_seen: BTreeMap<DeviceId, Timestamp>,
+}
+
+impl ScanResult {
+    /// Loads the result of a scan, with the outcomes of the targets at one site: an address means one host only within a
+    /// site.
+    pub(super) async fn load(
+        db: &impl ConnectionTrait,
+        scan: ScanId,
+        site: SiteId,
+    ) -> Result<Self, DbErr> {
+        let nodes: Vec<i64> = node::Entity::find()
+            .filter(node::Column::SiteId.eq(site.0))
+            .select_only()
+            .column(node::Column::Id)
+            .into_tuple()
+            .all(db)
+            .await?;
+        let mut chunks = load::chunks(db, scan).await?;
+        chunks.retain(|chunk| nodes.contains(&chunk.node));
+        let mut loaded = Loaded::load(db, scan).await?;
+        let survivors = load::survivors(db, &[&loaded]).await?;
+        loaded.resolve(&survivors);
+        let mut first_seen = BTreeMap::new();
+        for part in ids(&loaded).chunks(IDS) {
+            let rows: Vec<(i64, Micros)> = device::Entity::find()
+                .select_only()
+                .columns([device::Column::Id, device::Column::FirstSeen])
+                .filter(device::Column::Id.is_in(part.iter().copied()))
+                .into_tuple()
+                .all(db)
+                .await?;
+            first_seen.extend(rows.into_iter().map(|(id, at)| (DeviceId(id), at.0)));
+        }
+        Ok(Self {
+            chunks,
+            loaded,
+            first_seen,
+        })
+    }
+
+    pub(super) fn observed(&self, known: &BTreeMap<DeviceId, Known>) -> Observed<'_> {
+        let endpoints: BTreeSet<Endpoint> =
+            known.values().map(|known| known.seen.endpoint).collect();
+        let scanned: Vec<_> = self.chunks.iter().map(Chunk::scanned).collect();
+        Observed {
+            later: Later {
+                seen: &self.loaded.seen,
+                rejected: self.loaded.owned_elsewhere(),
+                outcomes: fleet_discovery::endpoint_outcomes(&scanned, &endpoints),
+            },
+            first_seen: self.first_seen.clone(),
+        }
+    }
+}
+
+fn ids(loaded: &Loaded) -> Vec<i64> {
+    let ids: BTreeSet<i64> = loaded.seen.iter().map(|seen| seen.device.0).collect();
+    ids.into_iter().collect()
+}
+
+#[derive(FromQueryResult)]
+struct StoredDevice {
+    device_id: i64,
+    ip: AsText<IpAddr>,
+    port: i64,
+    former_ip: Option<AsText<IpAddr>>,
+    firmware: String,
+    missed: i64,
+    model: String,
+    manufacturer: String,
+    mac: Option<AsText<Mac>>,
+}
+
+/// The state of the devices of a result and, if a site is given, of all devices of its nodes.
+pub(super) async fn known(
+    tx: &DatabaseTransaction,
+    of_site: Option<SiteId>,
+    result: &ScanResult,
+) -> Result<BTreeMap<DeviceId, Known>, DbErr> {
+    let mut known = BTreeMap::new();
+    if let Some(site) = of_site {
+        let nodes = Query::select()
+            .column(node::Column::Id)
+            .from(node::Entity)
+            .and_where(node::Column::SiteId.eq(site.0))
+            .to_owned();
+        let filter = device::Column::NodeId.in_subquery(nodes);
+        read(tx, Condition::all().add(filter), &mut known).await?;
+    }
+    for part in ids(&result.loaded).chunks(IDS) {
+        let filter = alert_device::Column::DeviceId.is_in(part.iter().copied());
+        read(tx, Condition::all().add(filter), &mut known).await?;
+    }
+    Ok(known)
+}
+
+async fn read(
+    tx: &DatabaseTransaction,
+    filter: Condition,
+    known: &mut BTreeMap<DeviceId, Known>,
+) -> Result<(), DbErr> {
+    use alert_device::Column as C;
+    let rows = alert_device::Entity::find()
+        .select_only()
+        .columns([
+            C::DeviceId,
+            C::Ip,
+            C::Port,
+            C::FormerIp,
+            C::Firmware,
+            C::Missed,
+        ])
+        .columns([
+            device::Column::Model,
+            device::Column::Manufacturer,
+            device::Column::Mac,
+        ])
+        .join(
+            JoinType::InnerJoin,
+            alert_device::Entity::belongs_to(device::Entity)
+                .from(C::DeviceId)
+                .to(device::Column::Id)
+                .into(),
+        )
+        .filter(device::Column::DeletedAt.is_null())
+        .filter(filter)
+        .into_model::<StoredDevice>()
+        .all(tx)
+        .await?;
+    for row in rows {
+        let device = DeviceId(row.device_id);
+        let seen = Seen {
+            device,
+            endpoint: Endpoint {
+                ip: row.ip.0,
+                port: codec::read_port(row.port)?,
+            },
+            facts: DeviceFacts {
+                model: row.model,
+                manufacturer: row.manufacturer,
+                firmware: row.firmware,
+                mac: row.mac.map(|mac| mac.0),
+                ..DeviceFacts::default()
+            },
+        };
+        let state = Known {
+            seen,
+            former: row.former_ip.map(|ip| ip.0),
+            missed: read_count(row.missed)?,
+        };
+        known.insert(device, state);
+    }
+    Ok(())
+}
+
+/// Stores the state of devices.
+pub(super) async fn store(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    changed: &[Known],
+) -> Result<(), DbErr> {
+    use alert_device::Column as C;
+    let row = |known: &Known| alert_device::ActiveModel {
+        device_id: Set(known.seen.device.0),
+        org_id: Set(org.0),
+        ip: Set(AsText(known.seen.endpoint.ip)),
+        port: Set(i64::from(known.seen.endpoint.port.number())),
+        former_ip: Set(known.former.map(AsText)),
+        firmware: Set(known.seen.facts.firmware.clone()),
+        missed: Set(i64::from(known.missed)),
+    };
+    let newest = OnConflict::column(C::DeviceId)
+        .update_columns([C::Ip, C::Port, C::FormerIp, C::Firmware, C::Missed])
+        .to_owned();
+    inserts::all_or(tx, changed.iter().map(row).collect(), newest).await
+}

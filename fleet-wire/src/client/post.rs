@@ -1,0 +1,287 @@
+//! One HTTP request to a URL that an operator entered. It follows no redirects, and time and size of the answer are
+//! limited. Start with [`post`].
+
+use std::{fmt, net::IpAddr, str::FromStr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fleet_core::canonical;
+use http::{HeaderName, HeaderValue, Request, Uri, header, uri::Scheme};
+use http_body_util::Full;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+
+use super::Roots;
+
+/// The longest URL, in bytes.
+const LONGEST: usize = 2_048;
+/// The most bytes of the head of an answer. Its body is not read.
+const ANSWER: usize = 16 * 1_024;
+/// Addresses of a host that are tried.
+const ADDRESSES: usize = 4;
+
+/// A URL for [`post`]. It prints only scheme, host and port, because a path or query can be a secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PostUrl {
+    uri: Uri,
+    host: String,
+    port: u16,
+    tls: bool,
+}
+
+/// A text that is not a URL for [`post`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidPostUrl {
+    /// It is too long.
+    #[error("the URL has {0} bytes: at most {LONGEST} are accepted")]
+    TooLong(usize),
+    /// It is not a URL.
+    #[error("it is not a URL such as https://hooks.example.org/fleet")]
+    Syntax,
+    /// The scheme is another one.
+    #[error("the URL has another scheme: use https or http")]
+    Scheme,
+    /// It contains a user name or password.
+    #[error("the URL contains a user name or password: use a secret path instead")]
+    Credentials,
+}
+
+impl FromStr for PostUrl {
+    type Err = InvalidPostUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPostUrl> {
+        if text.len() > LONGEST {
+            return Err(InvalidPostUrl::TooLong(text.len()));
+        }
+        let uri: Uri = text.parse().map_err(|_| InvalidPostUrl::Syntax)?;
+        let authority = uri.authority().ok_or(InvalidPostUrl::Syntax)?;
+        let tls = match uri.scheme() {
+            Some(scheme) if *scheme == Scheme::HTTPS => true,
+            Some(scheme) if *scheme == Scheme::HTTP => false,
+            Some(_) => return Err(InvalidPostUrl::Scheme),
+            None => return Err(InvalidPostUrl::Syntax),
+        };
+        if authority.as_str().contains('@') {
+            return Err(InvalidPostUrl::Credentials);
+        }
+        let host = authority.host();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        if host.is_empty() || port == 0 {
+            return Err(InvalidPostUrl::Syntax);
+        }
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+            tls,
+            uri,
+        })
+    }
+}
+
+impl fmt::Display for PostUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        let authority = self
+            .uri
+            .authority()
+            .map_or("", |authority| authority.as_str());
+        write!(f, "{scheme}://{authority}")
+    }
+}
+
+impl fmt::Debug for PostUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PostUrl({self})")
+    }
+}
+
+/// A request to [`post`].
+#[derive(Clone, Debug)]
+pub struct Post<'a> {
+    /// Where it goes.
+    pub url: &'a PostUrl,
+    /// Headers besides `host` and `content-length`.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The body.
+    pub body: Bytes,
+    /// The authorities that sign the receiver's certificate.
+    pub roots: &'a Roots,
+    /// The longest time until the head of the answer.
+    pub timeout: Duration,
+}
+
+/// Why there is no answer. The text contains no URL.
+#[derive(Debug, thiserror::Error)]
+pub enum PostError {
+    /// The time is over.
+    #[error("no answer within {} s", .0.as_secs())]
+    Timeout(Duration),
+    /// The host has no address.
+    #[error("the host name has no address")]
+    Unresolved,
+    /// The host has only addresses that are never dialed.
+    #[error("{0} is not dialed: link-local, multicast and unspecified addresses are no receivers")]
+    Forbidden(IpAddr),
+    /// Connecting failed.
+    #[error("cannot connect: {0}")]
+    Connect(#[source] std::io::Error),
+    /// The TLS handshake failed.
+    #[error("TLS failed: {0}")]
+    Tls(String),
+    /// The answer is not HTTP, or too long.
+    #[error("no valid answer: {0}")]
+    Answer(#[source] hyper::Error),
+    /// The request could not be made.
+    #[error("the request is not valid")]
+    Request,
+}
+
+/// Sends a POST, and returns the status of the answer. The connection is then closed. It follows no redirect, and its
+/// result does not contain the body of the answer.
+///
+/// # Errors
+///
+/// There is no answer in time, or none of HTTP.
+pub async fn post(request: Post<'_>) -> Result<u16, PostError> {
+    let timeout = request.timeout;
+    let answered = tokio::time::timeout(timeout, send(request)).await;
+    answered.map_err(|_| PostError::Timeout(timeout))?
+}
+
+async fn send(post: Post<'_>) -> Result<u16, PostError> {
+    let url = post.url;
+    let path = url.uri.path_and_query().map_or("/", |path| path.as_str());
+    let authority = url.uri.authority().ok_or(PostError::Request)?;
+    let mut request = Request::post(path)
+        .header(header::HOST, authority.as_str())
+        .header(header::CONNECTION, "close")
+        .body(Full::new(post.body))
+        .map_err(|_| PostError::Request)?;
+    request.headers_mut().extend(post.headers);
+    let stream = connect(url).await?;
+    if !url.tls {
+        return exchange(stream, request).await;
+    }
+    let failed = |error: String| PostError::Tls(error);
+    let config = post
+        .roots
+        .client_config(&[b"http/1.1"])
+        .map_err(|error| failed(error.to_string()))?;
+    let name = ServerName::try_from(url.host.clone()).map_err(|error| failed(error.to_string()))?;
+    let connector = TlsConnector::from(Arc::new(config));
+    let stream = connector.connect(name, stream).await;
+    exchange(stream.map_err(|error| failed(error.to_string()))?, request).await
+}
+
+/// Connects to the first address that answers. The address that was checked is the one that is dialed.
+async fn connect(url: &PostUrl) -> Result<TcpStream, PostError> {
+    let found = tokio::net::lookup_host((url.host.as_str(), url.port)).await;
+    let found = found.map_err(|_| PostError::Unresolved)?;
+    let mut failed = PostError::Unresolved;
+    for address in found.take(ADDRESSES) {
+        if is_forbidden(address.ip()) {
+            failed = PostError::Forbidden(address.ip());
+            continue;
+        }
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = PostError::Connect(error),
+        }
+    }
+    Err(failed)
+}
+
+/// Link-local addresses are those of cloud metadata services.
+fn is_forbidden(ip: IpAddr) -> bool {
+    match canonical(ip) {
+        IpAddr::V4(ip) => {
+            ip.is_link_local() || ip.is_multicast() || ip.is_broadcast() || ip.is_unspecified()
+        }
+        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.is_multicast() || ip.is_unspecified(),
+    }
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: Request<Full<Bytes>>,
+) -> Result<u16, PostError> {
+    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+        .max_buf_size(ANSWER)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(PostError::Answer)?;
+    // The connection is driven only until the head of the answer is there, and closed with it.
+    let answer = async { sender.send_request(request).await };
+    tokio::pin!(connection, answer);
+    tokio::select! {
+        answered = &mut answer => Ok(answered.map_err(PostError::Answer)?.status().as_u16()),
+        ended = &mut connection => {
+            ended.map_err(PostError::Answer)?;
+            Ok(answer.await.map_err(PostError::Answer)?.status().as_u16())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_prints_no_path_and_names_its_error() {
+        for (text, expected) in [
+            (
+                "https://hooks.test/T0/secret?key=1",
+                Ok("https://hooks.test"),
+            ),
+            ("http://[fd00::1]:8080", Ok("http://[fd00::1]:8080")),
+            ("ftp://hooks.test/", Err(InvalidPostUrl::Scheme)),
+            ("hooks.test/x", Err(InvalidPostUrl::Syntax)),
+            ("/x", Err(InvalidPostUrl::Syntax)),
+            ("https://a:b@hooks.test/", Err(InvalidPostUrl::Credentials)),
+            ("https://hooks.test:0/", Err(InvalidPostUrl::Syntax)),
+            ("", Err(InvalidPostUrl::Syntax)),
+        ] {
+            let found = text.parse::<PostUrl>();
+            let shown = found
+                .as_ref()
+                .map(PostUrl::to_string)
+                .map_err(|error| *error);
+            assert_eq!(shown, expected.map(str::to_owned), "{text}");
+            if let Ok(url) = found {
+                assert!(!format!("{url:?}").contains("secret"), "{url:?}");
+            }
+        }
+        let long = format!("https://hooks.test/{}", "x".repeat(2_048));
+        assert_eq!(long.parse::<PostUrl>(), Err(InvalidPostUrl::TooLong(2_067)));
+    }
+
+    #[tokio::test]
+    async fn addresses_of_metadata_services_are_not_dialed() {
+        for host in [
+            "169.254.169.254",
+            "[fe80::1]",
+            "[::ffff:169.254.169.254]",
+            "0.0.0.0",
+            "224.0.0.1",
+        ] {
+            let url: PostUrl = format!("http://{host}/latest").parse().expect(host);
+            let request = Post {
+                url: &url,
+                headers: Vec::new(),
+                body: Bytes::new(),
+                roots: &Roots::System,
+                timeout: Duration::from_secs(5),
+            };
+            let refused = post(request).await;
+            assert!(
+                matches!(refused, Err(PostError::Forbidden(_))),
+                "{host}: {refused:?}"
+            );
+        }
+    }
+}
