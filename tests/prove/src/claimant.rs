@@ -154,6 +154,7 @@ async fn passwords(live: &Live, node: &mut Node, names: &[String]) -> Result<usi
         credentials: Some(Credentials {
             username: "root".to_owned(),
             password: Some("password of the site".to_owned()),
+            ..Credentials::default()
         }),
     };
     let pairings = DevicePairingClient::new(live.channel()?);

@@ -135,6 +135,7 @@ impl Caller {
                 target: network.to_owned(),
                 ports: vec!["4028".to_owned()],
             })),
+            ..DiscoverRequest::default()
         };
         live.scan(&node, request).await?;
         let command = node.command().await?;
