@@ -245,8 +245,10 @@ mod tests {
             only_announced,
         };
         let of = |outcomes, only_announced| {
-            let outcomes = address_outcomes(&chunk(outcomes, only_announced));
-            outcomes.map(|(_, outcome)| outcome).collect::<Vec<_>>()
+            let chunk = chunk(outcomes, only_announced);
+            address_outcomes(&chunk)
+                .map(|(_, outcome)| outcome)
+                .collect::<Vec<_>>()
         };
         let bytes: Option<&[u8]> = Some(&[0, 1, 2, 3, 4, 5]);
         assert_eq!(

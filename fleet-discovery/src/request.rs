@@ -131,6 +131,7 @@ mod tests {
             let request = ScanRequest {
                 mode,
                 ports: Vec::new(),
+                rate: 0,
             };
             assert_eq!(request.is_explicit(), expected, "{request:?}");
         }

@@ -112,7 +112,8 @@ pub(crate) async fn exchange(
         "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{agent}Accept: */*\r\n{headers}{length}\r\n{body}"
     ));
     let reply = probe.ask(request.as_bytes(), response::is_complete).await?;
-    let response = response::parse(&reply.bytes);
+    let bytes = zeroize::Zeroizing::new(reply.bytes);
+    let response = response::parse(&bytes);
     if response.as_ref().is_none_or(Response::closes) {
         probe.close();
     }

@@ -15,7 +15,8 @@ use std::{
 
 use fleet_core::{DeviceFacts, Endpoint, Mac, PairOutcome};
 use identity::{
-    has_the_same_make, is_proven_behind_login, is_the_same, is_the_same_device, withholds_nothing,
+    has_the_same_make, is_proven_behind_login, is_the_same, is_the_same_behind_login,
+    is_the_same_device, withholds_nothing,
 };
 use tokio::{task::spawn_blocking, time::timeout};
 
@@ -76,6 +77,10 @@ impl PairReport {
         Self::of(PairOutcome::Error, error)
     }
 }
+
+/// The result if the login opens another device. Its password is not stored.
+const ANOTHER_BEHIND: &str =
+    "another device answers behind the login: its MAC or serial differs; scan again";
 
 /// The limit of default credentials that one request tries at a device. Makes have at most two.
 const MOST_DEFAULTS: usize = 3;
@@ -294,12 +299,8 @@ impl Pairer {
             .await?;
         if let Authenticated::Accepted { device: behind, .. } = &result {
             // The identity after the login must match the requested device.
-            let same = is_the_same_device(&target.facts, behind);
-            // Compared with both, because either may lack a MAC or a serial.
-            if same.and(is_the_same_device(&device, behind)).is_err() {
-                return Ok(PairReport::failed(
-                    "another device answers behind the login: its MAC or serial differs; scan again",
-                ));
+            if !is_the_same_behind_login(&target.facts, &device, behind) {
+                return Ok(PairReport::failed(ANOTHER_BEHIND));
             }
             let proven = is_proven_behind_login(&target.facts, &device, neighbor, behind, shown);
             if let Err(why) = proven {
@@ -367,6 +368,11 @@ impl Pairer {
                         return Ok(PairReport::failed(why));
                     }
                     let result = owner.authenticate(&mut probe, &device, login).await?;
+                    if let Authenticated::Accepted { device: behind, .. } = &result
+                        && !is_the_same_behind_login(&target.facts, &device, behind)
+                    {
+                        return Ok(PairReport::failed(ANOTHER_BEHIND));
+                    }
                     return Ok(report(result));
                 }
                 Ok(Answer::Unidentified { .. } | Answer::Foreign) => {}

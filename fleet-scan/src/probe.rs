@@ -11,6 +11,7 @@ use tokio::{
     sync::SemaphorePermit,
     time::{Instant, timeout_at},
 };
+use zeroize::Zeroize as _;
 
 use crate::{
     dial::{Dialer, REPLY_BLOCK},
@@ -224,6 +225,13 @@ impl<'a> Probe<'a> {
         &self.first_words
     }
 
+    /// Overwrites the line of the last request, which contains a password.
+    pub(crate) fn forget_last(&mut self) {
+        if let Some(line) = self.sent.last_mut() {
+            line.zeroize();
+        }
+    }
+
     /// Returns the requests that were sent, one line each.
     pub(crate) fn into_sent(self) -> Vec<String> {
         self.sent
@@ -248,7 +256,8 @@ impl<'a> Probe<'a> {
             Ok(Err(_)) => {}
             Err(_) => return Err(DriverError::Silence),
         }
-        let mut bytes = Vec::new();
+        // One block from the start: a reply that holds a token rarely grows, which would leave a copy behind.
+        let mut bytes = Vec::with_capacity(REPLY_BLOCK);
         let mut room = REPLY_BLOCK;
         let mut block = [0; REPLY_BLOCK];
         let ended = loop {
@@ -276,6 +285,7 @@ impl<'a> Probe<'a> {
                 break Ended::Full;
             }
         };
+        block.zeroize();
         if bytes.is_empty() {
             return Err(DriverError::Closed);
         }

@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, sync::Arc};
 
 use fleet_core::{CommandId, NodeId, OrgId, ReplicaId, Timestamp, presence};
 use fleet_discovery::PlanPolicy;
-use fleet_store::{NodeRow, Notification, OperatorIdentity, Store, StoreError};
+use fleet_store::{ListPage, NodeRow, Notification, OperatorIdentity, Store, StoreError};
 use fleet_wire::RpcError;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -15,6 +15,7 @@ use crate::{
     auth::UndeclaredProxies,
     call_limits::CallLimits,
     config::{DirectPath, Rates, ServerConfig},
+    convert::next_cursor,
     credential_limits::{CredentialLimits, Lookups},
     direct_slots::DirectSlots,
     dispatch_queue::DispatchQueue,
@@ -39,6 +40,8 @@ pub(crate) struct Limiters {
     pub(crate) register: SourceLimiter,
     pub(crate) handshakes: SourceLimiter,
     pub(crate) handshakes_of_a_key: Limiter,
+    /// Apart from handshakes: nodes that wait for a confirmation must not keep confirmed ones out.
+    pub(crate) key_fetches: SourceLimiter,
     pub(crate) sign_ins: SourceLimiter,
     /// Sign-ins that a peer forwards for clients that it names, if it is not a trusted proxy.
     pub(crate) claimed_sign_ins: Limiter,
@@ -53,6 +56,7 @@ impl Limiters {
             register: SourceLimiter::per_minute(rates.register),
             handshakes: SourceLimiter::per_minute(rates.handshakes),
             handshakes_of_a_key: Limiter::per_minute(rates.handshakes_of_a_key),
+            key_fetches: SourceLimiter::per_minute(rates.key_fetches),
             sign_ins: SourceLimiter::per_minute(rates.sign_ins),
             claimed_sign_ins: Limiter::per_minute(rates.sign_ins.saturating_mul(CLAIMED_CLIENTS)),
             passwords_of_an_account: Limiter::per_minute(rates.passwords_of_an_account),
@@ -95,6 +99,19 @@ pub(crate) struct App {
 }
 
 impl App {
+    /// All live nodes of an organization, read page by page.
+    pub(crate) async fn all_nodes(&self, org: OrgId) -> Result<Vec<NodeRow>, StoreError> {
+        let (mut nodes, mut page) = (Vec::new(), ListPage::FIRST);
+        loop {
+            let rows = self.store.list_nodes(org, page).await?;
+            page.after = next_cursor(&rows, page, |row| row.id.0);
+            nodes.extend(rows);
+            if page.after == 0 {
+                return Ok(nodes);
+            }
+        }
+    }
+
     pub(crate) fn new(
         config: ServerConfig,
         store: Arc<dyn Store>,

@@ -145,7 +145,14 @@ impl Gate {
                     .with_fact("procedure", path));
             }
         };
-        let permit = count(app, &caller, is_stream(path))?;
+        let permit = match count(app, &caller, is_stream(path)) {
+            Ok(permit) => permit,
+            Err(refused) => {
+                let now = app.environment.instant();
+                tokio::time::sleep(app.call_limits.refusal_wait(caller.id(), now)).await;
+                return Err(refused);
+            }
+        };
         let reporting = if is_report(path) {
             Some(Arc::new(permit.reporting().await))
         } else {
@@ -214,7 +221,7 @@ fn is_report(path: &str) -> bool {
 }
 
 /// Records a refused credential. A call without any credential leaves no record.
-async fn recorded<T>(
+pub(crate) async fn recorded<T>(
     app: &App,
     headers: &HeaderMap,
     from: IpAddr,

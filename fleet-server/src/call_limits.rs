@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use fleet_core::{NodeId, OperatorId, OrgId};
@@ -14,9 +14,10 @@ use tokio::sync::OwnedMutexGuard;
 
 /// Concurrent calls of a node. It needs its stream, an older stream that ends, a heartbeat, and a few reports.
 pub(crate) const CALLS_OF_A_NODE: usize = 16;
-/// Concurrent calls of an operator.
-const CALLS_OF_AN_OPERATOR: usize = 1_024;
-/// Those of them that are streams: watches of open pages, and scans and pairings that are followed.
+/// Concurrent calls of an operator that are no streams. The database has 16 connections for all, and a call takes a few
+/// milliseconds of one.
+const CALLS_OF_AN_OPERATOR: usize = 64;
+/// Concurrent streams of an operator: watches of open pages, and scans and pairings that are followed.
 const STREAMS_OF_AN_OPERATOR: usize = 256;
 /// Concurrent streams of all operators of an organization.
 const STREAMS_OF_AN_ORG: usize = 1_024;
@@ -26,6 +27,11 @@ const NODE_STREAMS_OF_AN_ORG: usize = 10_000;
 const CALLS_OF_A_SOURCE: usize = 512;
 /// When a refused call may be retried.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Time between two refusals of one caller. A caller that retries at once on many connections would otherwise take the
+/// processors with refusals alone: each costs as much as a small call.
+const REFUSAL_INTERVAL: Duration = Duration::from_millis(50);
+/// The longest wait of a refusal. Clients wait longer for an answer.
+const REFUSAL_WAIT: Duration = Duration::from_secs(10);
 
 /// The identity by which calls are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,6 +61,8 @@ struct Counts {
     callers: BTreeMap<CallerId, Active>,
     /// Streams of an organization: of its nodes (true), and of its operators.
     streams: BTreeMap<(OrgId, bool), usize>,
+    /// When the next refusal of a caller is due. Callers whose time has passed are removed.
+    refusals: BTreeMap<CallerId, Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -91,7 +99,13 @@ impl CallLimits {
         let mut counts = self.lock();
         let active = counts.callers.get(&call.caller);
         let (calls, open) = active.map_or((0, 0), |active| (active.calls, active.streams));
-        if calls >= most {
+        let counted = match call.caller {
+            // Their streams have a limit of their own.
+            CallerId::Operator(_) if call.is_stream => 0,
+            CallerId::Operator(_) => calls.saturating_sub(open),
+            CallerId::Node(_) | CallerId::Source(_) => calls,
+        };
+        if counted >= most {
             let text = format!("{name} may have {most} calls at a time");
             return Err(refusal(&text, most));
         }
@@ -114,6 +128,17 @@ impl CallLimits {
             limits: self.clone(),
             call,
         }))
+    }
+
+    /// Returns how long the refusal of a known caller must wait. The first one does not wait.
+    pub(crate) fn refusal_wait(&self, caller: CallerId, now: Instant) -> Duration {
+        let refusals = &mut self.lock().refusals;
+        refusals.retain(|_, due| *due > now);
+        let due = refusals
+            .get(&caller)
+            .map_or(now, |due| (*due).min(now + REFUSAL_WAIT));
+        refusals.insert(caller, due + REFUSAL_INTERVAL);
+        due.saturating_duration_since(now)
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
@@ -240,6 +265,45 @@ mod tests {
                 "idle callers cost no memory"
             );
         }
+    }
+
+    #[test]
+    fn refusals_of_one_caller_are_spread_and_those_of_others_are_not() {
+        let (limits, start) = (CallLimits::default(), Instant::now());
+        let waits: Vec<_> = (0..1_000)
+            .map(|_| limits.refusal_wait(NODE, start))
+            .collect();
+        assert_eq!(waits[0], Duration::ZERO);
+        assert_eq!(waits[1], REFUSAL_INTERVAL);
+        assert_eq!(waits[100], 100 * REFUSAL_INTERVAL);
+        assert_eq!(waits.last(), Some(&REFUSAL_WAIT));
+        let other = CallerId::Node(NodeId(2));
+        assert_eq!(limits.refusal_wait(other, start), Duration::ZERO);
+        let later = start + 2 * REFUSAL_WAIT;
+        assert_eq!(limits.refusal_wait(NODE, later), Duration::ZERO);
+        assert_eq!(
+            limits.lock().refusals.len(),
+            1,
+            "idle callers cost no memory"
+        );
+    }
+
+    #[test]
+    fn calls_and_streams_of_an_operator_have_separate_limits() {
+        let limits = CallLimits::default();
+        let one = call(CallerId::Operator(OperatorId(1)));
+        let mut open: Vec<_> = (0..STREAMS_OF_AN_OPERATOR)
+            .map(|_| limits.acquire(stream(1, 1)).expect("is below"))
+            .collect();
+        for _ in 0..CALLS_OF_AN_OPERATOR {
+            open.push(limits.acquire(one).expect("is below"));
+        }
+        let refused = limits.acquire(one).expect_err("is at the limit");
+        assert!(refused.message.contains("64 calls"), "{refused}");
+        assert!(limits.acquire(stream(1, 1)).is_err());
+        open.truncate(1);
+        assert!(limits.acquire(stream(1, 1)).is_ok());
+        assert!(limits.acquire(one).is_ok());
     }
 
     #[test]

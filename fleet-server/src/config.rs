@@ -65,6 +65,8 @@ pub struct Rates {
     pub register: NonZeroU32,
     /// Handshake calls, per address.
     pub handshakes: NonZeroU32,
+    /// Requests for API keys by nodes that wait for a confirmation, per address. Each costs one look into the database.
+    pub key_fetches: NonZeroU32,
     /// Handshake calls, per API key.
     pub handshakes_of_a_key: NonZeroU32,
     /// Sign-ins of browsers, per address.
@@ -86,6 +88,7 @@ impl Default for Rates {
         Self {
             register: per_minute(10),
             handshakes: per_minute(600),
+            key_fetches: per_minute(6_000),
             handshakes_of_a_key: per_minute(30),
             sign_ins: per_minute(30),
             passwords_of_an_account: per_minute(10),

@@ -13,8 +13,8 @@ use fleet_discovery::{DeviceFound, Ledger, Mode, ScanEnded, ScanRequest, Tally};
 use fleet_pairing::Binding;
 use fleet_registry::{Capabilities, Capability};
 use fleet_store::{
-    BoundDevice, DeviceAlias, DevicePairing, DeviceRow, DeviceSighting, Hello, Invitation, NodeRow,
-    PairResultRow, Progress,
+    BoundDevice, DeviceAlias, DevicePairing, DeviceRow, DeviceSighting, Hello, Invitation,
+    ListPage, NodeRow, PairResultRow, Progress,
 };
 use fleet_wire::{RpcError, admin, fleet, fleetmanagement, gateway, pairing};
 pub(crate) use hosts::{host_found, raw_host, scan_host};
@@ -56,6 +56,35 @@ pub(crate) fn node_filter(node: i64) -> Option<NodeId> {
 /// The size of a page: the request's limit, where 0 stands for `default`, and at most `most`.
 pub(crate) fn page_size(limit: u32, default: u32, most: u32) -> u32 {
     if limit == 0 { default } else { limit.min(most) }
+}
+
+/// The rows of an unpaged list of the upstream protocol, read with one row more than it may have.
+///
+/// # Errors
+///
+/// FAILED_PRECONDITION with the remedy, because a shorter list would look complete.
+pub(crate) fn whole<T>(rows: Vec<T>, most: u32, remedy: &str) -> Result<Vec<T>, RpcError> {
+    if rows.len() > most as usize {
+        return Err(RpcError::failed_precondition(format!(
+            "the list has more than {most} entries, and this call has no pages: {remedy}"
+        )));
+    }
+    Ok(rows)
+}
+
+/// The page of a request. Pages have 1,000 rows, or fewer if the request says so.
+pub(crate) fn list_page(limit: u32, cursor: i64) -> ListPage {
+    let most = ListPage::FIRST.limit;
+    ListPage {
+        after: cursor,
+        limit: page_size(limit, most, most),
+    }
+}
+
+/// The cursor of the next page; 0 after the last page.
+pub(crate) fn next_cursor<T>(rows: &[T], page: ListPage, id: impl Fn(&T) -> i64) -> i64 {
+    let last = rows.last().filter(|_| rows.len() >= page.limit as usize);
+    last.map_or(0, id)
 }
 
 fn millis(duration: Duration) -> i64 {

@@ -112,6 +112,7 @@ refusals! {
         NotFound(node) => not_found NODE_NOT_FOUND [node_id = node];
         NotRevoked(node) => failed_precondition NODE_NOT_REVOKED [node_id = node];
         Replaced { node, .. } => failed_precondition NODE_ALREADY_REPLACED [node_id = node];
+        TooMany => resource_exhausted TOO_MANY_CODES;
     }
     DifferenceError {
         NotFound(scan) => not_found SCAN_NOT_FOUND [scan_id = scan];
@@ -240,6 +241,9 @@ impl Refusal for RunNowError {
             Self::Open(scan) => RpcError::failed_precondition(self.to_string())
                 .with_reason("SCHEDULE_RUNS")
                 .with_fact("scan_id", scan),
+            Self::Changed(schedule) => RpcError::failed_precondition(self.to_string())
+                .with_reason("SCHEDULE_CHANGED")
+                .with_fact("schedule_id", schedule),
             Self::Scan(error) => error.refusal(),
         }
     }

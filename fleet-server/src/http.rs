@@ -1,6 +1,7 @@
 //! Requests that are not RPCs: the web page, sign-in, event streams, health.
 
 mod assets;
+mod caller;
 mod events;
 mod exports;
 mod lists;

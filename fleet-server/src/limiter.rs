@@ -10,6 +10,7 @@ use std::{
 };
 
 use fleet_wire::RpcError;
+use sha2::{Digest, Sha256};
 
 /// Cells of a row. Keys that hash to one cell share its allowance, so a flood of keys costs no memory.
 const CELLS: usize = 4_096;
@@ -167,6 +168,19 @@ fn refusal(calls: &str, wait: Duration) -> RpcError {
     ))
     .with_reason("RATE_LIMITED")
     .with_retry_after(wait)
+}
+
+/// The source of a client that an undeclared proxy names: an address of fc00::/8, which nobody has (RFC 4193), made of
+/// the hash of both. It is the same after a restart, because sign-ins from it are remembered.
+pub(crate) fn source_behind(proxy: IpAddr, client: IpAddr) -> IpAddr {
+    let name = format!("{} {}", source(proxy), source(client));
+    let hash = Sha256::digest(name.as_bytes());
+    let mut bits = [0; 16];
+    bits[0] = 0xfc;
+    for (to, from) in bits[1..8].iter_mut().zip(hash.iter()) {
+        *to = *from;
+    }
+    IpAddr::from(bits)
 }
 
 /// The key of an address: the IPv4 address, or the IPv6 /64, which one host controls (RFC 6177).

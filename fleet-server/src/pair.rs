@@ -31,7 +31,7 @@ use crate::{
     convert,
     credentials::PairCredentials,
     failure::Answered,
-    scans::{SiteBlackout, exclusions},
+    scans::{self, SiteBlackout, exclusions},
 };
 
 /// The response header with the id of the pairing.
@@ -82,9 +82,11 @@ async fn store(
     }
     let row = confirmed(app, call, node).await?;
     if credentials.tries_defaults() && !can_try_defaults(&row) {
-        return Err(RpcError::failed_precondition(format!(
-            "node {node} cannot try default passwords: upgrade it, or give the password"
-        )));
+        return Err(scans::upgrade_required(
+            &row,
+            Capability::DefaultPasswords.as_str(),
+            "it cannot try default passwords; give the password",
+        ));
     }
     let site = app.store.site(call.org, row.site).await.answered()?;
     let now = app.environment.now();

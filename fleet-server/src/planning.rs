@@ -222,7 +222,7 @@ fn profile(row: &NodeRow) -> NodeProfile {
 
 /// The confirmed nodes that may take part in a scan over several nodes.
 async fn nodes(app: &App, org: OrgId, choice: &NodeChoice) -> Result<Vec<NodeRow>, RpcError> {
-    let mut rows = app.store.list_nodes(org).await.answered()?;
+    let mut rows = app.all_nodes(org).await.answered()?;
     match choice {
         NodeChoice::Auto => {}
         NodeChoice::Node(node) => rows.retain(|row| row.id == *node),

@@ -1,7 +1,7 @@
 //! Planning, starting and canceling scans: an operator's request becomes a plan, the plan a stored scan.
 //! [`dispatch`](crate::dispatch) then sends its chunks.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
 use fleet_core::{
     NodeId, OrgId, Permission, Priority, ScanId, Timestamp, enrollment::NodeState, limits,
@@ -225,7 +225,7 @@ pub(crate) async fn warnings_of(
     org: OrgId,
     planned: &planning::Planned,
 ) -> Result<Vec<String>, RpcError> {
-    let rows = app.store.list_nodes(org).await.answered()?;
+    let rows = app.all_nodes(org).await.answered()?;
     let takes_part = |row: &NodeRow| {
         let mut shares = planned.joint.shares.iter();
         shares.any(|share| share.node == row.id)
@@ -272,16 +272,21 @@ pub(crate) fn exclusions(site: Option<&SiteRow>) -> Result<Vec<Exclusion>, RpcEr
 
 /// The answer to a request without a plan. A node that is too old for it is named with what it lacks.
 fn unplanned(node: &NodeRow, error: &PlanError) -> RpcError {
-    let Some(capability) = error.lacks() else {
-        return failure::plan(error);
-    };
+    match error.lacks() {
+        Some(capability) => upgrade_required(node, capability, error),
+        None => failure::plan(error),
+    }
+}
+
+/// The refusal of a request that needs a capability which a node lacks. `why` states the cause and another way.
+pub(crate) fn upgrade_required(node: &NodeRow, capability: &str, why: impl Display) -> RpcError {
     let version = match &node.hello {
         Some(hello) if !hello.version.is_empty() => format!("has version {}", hello.version),
         Some(_) => "is an upstream node".to_owned(),
         None => "has never connected".to_owned(),
     };
     RpcError::failed_precondition(format!(
-        "upgrade required: node {} ({version}) lacks the capability `{capability}`, which an upgrade to fleetnode {} adds: {error}",
+        "upgrade required: node {} ({version}) lacks the capability `{capability}`, which an upgrade to fleetnode {} adds: {why}",
         node.id,
         env!("CARGO_PKG_VERSION"),
     ))

@@ -36,8 +36,9 @@ pub use api::{
     },
     enrollment::{
         CancelCodeError, ConfirmError, CreateCodeError, Enrollment, FetchKeyError, FetchingNode,
-        Hello, Invitation, Invitations, KeyAnswer, KeyRequest, MoveNodeError, NewCode, NewNode,
-        NodeRow, RegisterError, Registered, RenameNodeError, RevokeError, Revoked,
+        Hello, Invitation, Invitations, KeyAnswer, KeyRequest, ListPage, MoveNodeError, NewCode,
+        NewNode, NodeRow, OPEN_CODES, RegisterError, Registered, RenameNodeError, RevokeError,
+        Revoked,
     },
     error::StoreError,
     operators::{

@@ -1,8 +1,9 @@
 //! The store on SQLite and PostgreSQL, one code for both.
 //!
 //! A node's row serves as its lock. Every transaction about a node's enrollment, stream, commands, scans or
-//! reports locks it first. All transactions take locks in one order: schedule, alerts of an organization, node, invitation, command, scan, devices
-//! by id, bindings, the organization's endpoints. SQLite locks the whole file instead (BEGIN IMMEDIATE).
+//! reports locks it first. All transactions take locks in one order: schedule, alerts of an organization, node,
+//! invitation, command, scan, devices by id, bindings, the organization's endpoints, the blocks of a site by address.
+//! SQLite locks the whole file instead (BEGIN IMMEDIATE).
 //!
 //! Each file implements one trait of the store. The body of an operation is in the implementation
 //! itself, in a [`transaction!`](transaction::transaction). Rust wants all methods of a trait in one

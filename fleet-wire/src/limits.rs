@@ -83,6 +83,7 @@ const CONTROL: usize = 2
         + 64 * text(512));
 const DISCOVER: usize = FIELD + MAX_LIST * text(255) + MAX_PORTS * text(255);
 const SCAN: usize = SMALL + DISCOVER;
+const EXCLUDES: usize = SMALL + text(65_536);
 const CREDENTIALS: usize = 2 * FIELD + 2 * text(1_024);
 const SELECTION: usize = SMALL + MAX_REPORT * text(255) + CREDENTIALS;
 
@@ -93,7 +94,7 @@ const _: () = assert!(
 
 /// The largest request message of a method, in bytes after decompression; per message where the request is a stream.
 pub fn request_limit(method: &Method) -> usize {
-    const LARGE: [(Method, usize); 10] = [
+    const LARGE: [(Method, usize); 13] = [
         (
             gateway::FleetNodeGatewayClient::REPORT_DISCOVERED_DEVICES,
             DISCOVERED,
@@ -113,6 +114,9 @@ pub fn request_limit(method: &Method) -> usize {
         (fleet::DevicePairingClient::START_PAIRING, SELECTION),
         (fleet::ScanClient::START_SCAN, SCAN),
         (fleet::ScanClient::PLAN_SCAN, SCAN),
+        (fleet::ScheduleClient::CREATE_SCHEDULE, SCAN),
+        (fleet::ScheduleClient::UPDATE_SCHEDULE, SCAN),
+        (fleet::SiteClient::EXCLUDE_TARGETS, EXCLUDES),
     ];
     let listed = LARGE.iter().find(|(large, _)| large == method);
     listed

@@ -76,6 +76,17 @@ def test_each_procedure_is_documented(procedure):
     assert re.search(rf"\b{method}\b", API), f"docs/api.md does not mention {procedure}"
 
 
+def test_every_row_of_the_interoperability_table_names_its_tests():
+    section = (ROOT / "docs/interop.md").read_text().partition("## What is tested")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 20 and {len(row) for row in rows} == {4}, rows
+    for peer, _, result, tests in rows:
+        named = re.findall(r"`([\w./-]+)`|\]\(\.\./([\w./-]+)\)", tests)
+        assert all((ROOT / (path or linked)).exists() for path, linked in named), (peer, tests)
+        # A peer without a test says so.
+        assert bool(named) != ("not run" in result), (peer, result, tests)
+
+
 def test_a_field_that_does_not_exist_is_found(schema):
     body = {"fleetNodeId": 1, "request": {"nmap": {"target": "10.0.0.1", "prots": []}}, "requestID": "x"}
     found = unknown_fields(schema, "fleet.v1.StartScanRequest", body)

@@ -230,6 +230,14 @@ def test_a_node_that_is_not_connected_is_shown_with_the_reason(server, page):
     page.shows("Offline", "Last reason: node revoked.")
 
 
+def test_a_node_that_needs_an_upgrade_is_shown_with_the_capabilities_it_lacks(server, page):
+    server.replies["NodeService/ListNodes"] = {"nodes": [node(missingCapabilities=["pins", "mdns"])]}
+    page.open("#/nodes")
+    page.shows("Needs an upgrade for", "pins, mdns")
+    server.replies["NodeService/ListNodes"] = {"nodes": [node()]}
+    page.until("no upgrade", lambda: "needs an upgrade" not in page.text().lower())
+
+
 def test_older_scans_on_the_list_are_updated_live(server, page):
     def listed(request: dict) -> dict:
         if request.get("before"):
@@ -527,12 +535,13 @@ def sent(server, procedure: str) -> list[dict]:
 
 def test_an_administrator_manages_operators_keys_and_sessions(server, page):
     people = [operator(1, "ops@example.org", "admin"), operator(2, "carl@example.org", "viewer")]
-    server.replies["OperatorService/ListOperators"] = lambda _request: {"operators": people}
-    server.replies["KeyService/ListKeys"] = {"keys": [{"keyId": "4", "name": "nightly", "email": "carl@example.org", "operatorId": "2"}]}
+    # Two pages.
+    server.replies["OperatorService/ListOperators"] = lambda request: {"operators": people[:1], "nextCursor": "1"} if request["cursor"] == "0" else {"operators": people[1:]}
+    server.replies["KeyService/ListKeys"] = {"keys": [{"keyId": "4", "name": "nightly", "email": "carl@example.org", "operatorId": "2", "madeByKeyId": "3"}]}
     sessions = [{"sessionId": "1", "email": "ops@example.org", "createdAt": ago(5), "current": True}, {"sessionId": "2", "email": "carl@example.org", "createdAt": ago(50), "fromAddress": "10.9.0.4"}]
     server.replies["AccountService/ListSessions"] = {"sessions": sessions}
     page.open("#/people")
-    page.shows("ops@example.org", "carl@example.org", "nightly", "10.9.0.4")
+    page.shows("ops@example.org", "carl@example.org", "nightly", "created by key 3", "10.9.0.4")
     assert sent(server, "KeyService/ListKeys")[-1] == {"allOperators": True}
     assert sent(server, "AccountService/ListSessions")[-1] == {"allOperators": True}
     assert len(page.browser.find_elements("css selector", "[data-session] button")) == 1, "this browser signs out at the top"

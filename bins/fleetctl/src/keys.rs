@@ -69,8 +69,10 @@ impl Rows for OperatorKey {
         "Last used",
         "Expires",
         "Current",
+        "Created by",
     ];
-    const OPTIONAL: &'static [&'static str] = &["Created", "Current", "Last used", "Operator"];
+    const OPTIONAL: &'static [&'static str] =
+        &["Created by", "Created", "Current", "Last used", "Operator"];
     const WHOLE: &'static [&'static str] = &["Key"];
 
     fn cells(&self) -> Vec<String> {
@@ -82,6 +84,10 @@ impl Rows for OperatorKey {
             times::timestamp(self.last_used_at.as_ref()),
             times::timestamp(self.expires_at.as_ref()),
             if self.current { "yes" } else { "" }.to_owned(),
+            match self.made_by_key_id {
+                0 => String::new(),
+                maker => format!("key {maker}"),
+            },
         ]
     }
 }

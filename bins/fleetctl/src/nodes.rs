@@ -20,26 +20,24 @@ use crate::{
     cli::{Format, Nodes},
     failure::Failure,
     output::{self, Rows},
-    server::Server,
+    server::{Server, pages},
     times,
 };
 
 pub(crate) async fn run(server: &Server, format: Format, command: Nodes) -> Result<u8, Failure> {
     match command {
         Nodes::List { revoked: true } => {
-            let nodes = server
-                .nodes
-                .list_revoked_nodes(&ListRevokedNodesRequest {}, server.call()?)
-                .await?
-                .nodes;
+            let nodes = pages(async |cursor| {
+                let request = ListRevokedNodesRequest { limit: 0, cursor };
+                let page = server.nodes.list_revoked_nodes(&request, server.call()?);
+                let page = page.await?;
+                Ok((page.nodes, page.next_cursor))
+            })
+            .await?;
             output::rows(format, &nodes)?;
         }
         Nodes::List { revoked: false } => {
-            let nodes = server
-                .nodes
-                .list_nodes(&ListNodesRequest {}, server.call()?)
-                .await?
-                .nodes;
+            let nodes = list(server).await?;
             if nodes.is_empty() && format.is_table() {
                 writeln!(
                     io::stderr(),
@@ -50,11 +48,13 @@ pub(crate) async fn run(server: &Server, format: Format, command: Nodes) -> Resu
         }
         Nodes::Code { replaces } => code(server, format, replaces).await?,
         Nodes::Codes => {
-            let codes = server
-                .nodes
-                .list_enrollment_codes(&ListEnrollmentCodesRequest {}, server.call()?)
-                .await?
-                .codes;
+            let codes = pages(async |cursor| {
+                let request = ListEnrollmentCodesRequest { limit: 0, cursor };
+                let page = server.nodes.list_enrollment_codes(&request, server.call()?);
+                let page = page.await?;
+                Ok((page.codes, page.next_cursor))
+            })
+            .await?;
             output::rows(format, &codes)?;
         }
         Nodes::CancelCode { id } => {
@@ -125,12 +125,17 @@ pub(crate) async fn resolve_filter(server: &Server, node: Option<&str>) -> Resul
 }
 
 async fn find(server: &Server, node: &str) -> Result<Node, Failure> {
-    let nodes = server
-        .nodes
-        .list_nodes(&ListNodesRequest {}, server.call()?)
-        .await?
-        .nodes;
-    Ok(pick(nodes, node)?)
+    Ok(pick(list(server).await?, node)?)
+}
+
+/// All nodes of the organization.
+async fn list(server: &Server) -> Result<Vec<Node>, Failure> {
+    pages(async |cursor| {
+        let request = ListNodesRequest { limit: 0, cursor };
+        let page = server.nodes.list_nodes(&request, server.call()?).await?;
+        Ok((page.nodes, page.next_cursor))
+    })
+    .await
 }
 
 /// Picks a node by id or name.

@@ -15,7 +15,7 @@ use crate::{
     cli::{Format, Operators, Sessions},
     failure::Failure,
     output::{self, Rows},
-    server::Server,
+    server::{Server, pages},
     times,
 };
 
@@ -27,10 +27,13 @@ pub(crate) async fn run(
     let operators = &server.operators;
     match command {
         Operators::List => {
-            let listed = operators
-                .list_operators(&ListOperatorsRequest {}, server.call()?)
-                .await?;
-            output::rows(format, &listed.operators)?;
+            let listed = pages(async |cursor| {
+                let request = ListOperatorsRequest { limit: 0, cursor };
+                let page = operators.list_operators(&request, server.call()?).await?;
+                Ok((page.operators, page.next_cursor))
+            })
+            .await?;
+            output::rows(format, &listed)?;
         }
         Operators::Create { email, role } => {
             let request = CreateOperatorRequest {

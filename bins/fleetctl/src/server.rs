@@ -1,6 +1,6 @@
 //! The connection to the server: the operator key, the channel and the API clients.
 
-use std::io::Read;
+use std::{collections::BTreeSet, io::Read};
 
 use fleet_core::{Secret, SecretKind};
 use fleet_wire::{
@@ -17,6 +17,23 @@ use fleet_wire::{
 };
 
 use crate::{cli::Cli, failure::Failure};
+
+/// Reads all pages of a list. `read` returns the rows of the page after a cursor, and the cursor of the next page.
+pub(crate) async fn pages<T>(
+    read: impl AsyncFn(i64) -> Result<(Vec<T>, i64), Failure>,
+) -> Result<Vec<T>, Failure> {
+    let (mut rows, mut cursor) = (Vec::new(), 0);
+    let mut seen = BTreeSet::from([0]);
+    loop {
+        let (page, next) = read(cursor).await?;
+        rows.extend(page);
+        // A faulty server that repeats a cursor must not cause an endless loop.
+        if !seen.insert(next) {
+            return Ok(rows);
+        }
+        cursor = next;
+    }
+}
 
 /// The API clients of a server, with the operator key for it.
 #[derive(Debug)]

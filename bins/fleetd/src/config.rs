@@ -80,6 +80,7 @@ struct RetentionFile {
 struct RatesFile {
     register: Option<u32>,
     handshakes: Option<u32>,
+    key_fetches: Option<u32>,
     handshakes_of_a_key: Option<u32>,
     sign_ins: Option<u32>,
     passwords_of_an_account: Option<u32>,
@@ -97,6 +98,7 @@ impl RatesFile {
         Rates {
             register: or(self.register, default.register),
             handshakes: or(self.handshakes, default.handshakes),
+            key_fetches: or(self.key_fetches, default.key_fetches),
             handshakes_of_a_key: or(self.handshakes_of_a_key, default.handshakes_of_a_key),
             sign_ins: or(self.sign_ins, default.sign_ins),
             passwords_of_an_account: or(

@@ -73,8 +73,8 @@ pub(super) struct Shell {
     session: Option<Session>,
     clock: ServerClock,
     stream: Option<ControlStream>,
-    /// Whether an unsupported command was already logged.
-    logged_unsupported: bool,
+    /// Whether the limits under an upstream server were logged.
+    stated_limits: bool,
     /// Whether the way to the server carries the stream.
     route: Route,
     /// The capabilities of the current server.
@@ -116,7 +116,7 @@ impl Shell {
             clock: ServerClock::default(),
             stream: None,
             route: Route::default(),
-            logged_unsupported: false,
+            stated_limits: false,
             server: Capabilities::NONE,
             events_tx,
             events,

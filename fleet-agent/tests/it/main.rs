@@ -6,6 +6,7 @@ mod examples;
 mod gateway;
 mod interruptions;
 mod local;
+mod logs;
 mod mdns;
 mod names;
 mod pairing;

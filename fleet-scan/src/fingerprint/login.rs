@@ -216,7 +216,8 @@ impl TokenRule {
 }
 
 fn json(text: &str) -> Zeroizing<String> {
-    let quoted = Zeroizing::new(serde_json::Value::from(text).to_string());
+    // A string cannot fail to be JSON.
+    let quoted = Zeroizing::new(serde_json::to_string(text).unwrap_or_default());
     Zeroizing::new(
         quoted
             .trim_start_matches('"')
@@ -227,12 +228,14 @@ fn json(text: &str) -> Zeroizing<String> {
 }
 
 fn percent(text: &str) -> Zeroizing<String> {
-    let mut out = Zeroizing::new(String::new());
+    // One buffer of the largest size: a buffer that grows leaves copies behind.
+    let mut out = Zeroizing::new(String::with_capacity(3 * text.len()));
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            let digit = |half: u8| char::from(b"0123456789ABCDEF"[usize::from(half & 0xf)]);
+            out.extend(['%', digit(byte >> 4), digit(byte)]);
         }
     }
     out

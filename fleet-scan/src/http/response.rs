@@ -4,6 +4,7 @@
 use std::io::Read;
 
 use flate2::read::{GzDecoder, ZlibDecoder};
+use zeroize::Zeroize as _;
 
 /// The limit of headers. No known device sends half as many.
 const MOST_HEADERS: usize = 64;
@@ -66,6 +67,14 @@ impl Response {
         };
         if !unpacked.is_empty() {
             self.body = unpacked;
+        }
+    }
+
+    /// Overwrites headers and body, which carry a token or facts from behind a login.
+    pub(crate) fn wipe(&mut self) {
+        self.body.zeroize();
+        for (_, value) in &mut self.headers {
+            value.zeroize();
         }
     }
 

@@ -5,7 +5,7 @@
 //! ([`offer`]), so that the password goes only to the login that the device serves.
 
 use serde_json::Value;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::{
     conversation,
@@ -44,12 +44,13 @@ pub(super) async fn authenticate(
     let Some(given) = log_in(probe, token, login).await? else {
         return Ok(Authenticated::Refused);
     };
-    let header = Zeroizing::new(format!("{}\r\n", token.header.replace("{token}", &given)));
+    let header = header_line(&token.header, &given);
     let proof = prove(probe, token, &header).await?;
     // Log out before any check, because an open session blocks other users on some makes.
     if let Some(logout) = &token.logout {
         let _ = request(probe, logout, &header, "").await;
     }
+    drop((header, given));
     match proof.status {
         200 if shown.is_empty() => {
             // The verifying response contains no device facts, so identify the device again.
@@ -143,7 +144,12 @@ async fn log_in(
     let headers = format!("{}{}", token.body_type.header(), token.extra_lines());
     let path = token.fill(&token.request, login);
     let body = token.fill(&token.body, login);
-    let response = request(probe, &path, &headers, &body).await?;
+    let response = request(probe, &path, &headers, &body).await;
+    // The path of some logins contains the password.
+    probe.forget_last();
+    let mut response = response?;
+    let given = given(token, &response);
+    response.wipe();
     match response.status {
         429 => {
             let why = "the device is locked after too many logins; wait before the next try";
@@ -152,11 +158,11 @@ async fn log_in(
         status @ 500.. => Err(DriverError::Protocol(format!(
             "the device failed to log in (HTTP {status})"
         ))),
-        _ => Ok(given(token, &response)),
+        _ => Ok(given),
     }
 }
 
-/// The token or cookie in the answer to a login.
+/// The token or cookie in the answer to a login. The text that is returned is the only copy that is kept.
 fn given(token: &TokenRule, response: &Response) -> Option<Zeroizing<String>> {
     if let Some(name) = token.cookie() {
         let fits = |cookie: &&str| {
@@ -173,10 +179,41 @@ fn given(token: &TokenRule, response: &Response) -> Option<Zeroizing<String>> {
             .filter(|_| (200..400).contains(&response.status))
             .map(|cookie| Zeroizing::new(cookie.to_owned()));
     }
-    let value: Value = serde_json::from_slice(&response.body).ok()?;
-    let given = value.pointer(&token.token)?.as_str()?;
-    ((200..300).contains(&response.status) && is_plain(given))
-        .then(|| Zeroizing::new(given.to_owned()))
+    let mut value = Wiped(serde_json::from_slice(&response.body).ok()?);
+    let Some(Value::String(given)) = value.0.pointer_mut(&token.token) else {
+        return None;
+    };
+    let given = Zeroizing::new(std::mem::take(given));
+    ((200..300).contains(&response.status) && is_plain(&given)).then_some(given)
+}
+
+/// The answer to a login as JSON. Its texts are overwritten when it is dropped.
+struct Wiped(Value);
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        wipe(&mut self.0);
+    }
+}
+
+fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(values) => values.iter_mut().for_each(wipe),
+        Value::Object(values) => values.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// The header line that carries the token.
+fn header_line(template: &str, given: &str) -> Zeroizing<String> {
+    // One buffer of the final size: a buffer that grows leaves copies behind.
+    let mut line = Zeroizing::new(String::with_capacity(template.len() + given.len() + 2));
+    let (before, after) = template.split_once("{token}").unwrap_or((template, ""));
+    for part in [before, given, after, "\r\n"] {
+        line.push_str(part);
+    }
+    line
 }
 
 /// Whether a text is safe in a header line.
@@ -331,6 +368,35 @@ mod tests {
             let found = given(token, &response(head, ""));
             assert_eq!(found.as_deref().map(String::as_str), expected, "{head}");
         }
+    }
+
+    #[test]
+    fn an_answer_is_overwritten_after_its_token_was_taken() {
+        let (cookie, _) = rule("sealminer", 0);
+        let json = TokenRule {
+            token: "/data/token".to_owned(),
+            ..cookie.clone()
+        };
+        let body = r#"{"data":{"token":"canary"},"other":["canary"]}"#;
+        let mut answer = response("200 OK\r\nSet-Cookie: sid=canary; Path=/", body);
+        for (token, expected) in [(&cookie, "sid=canary"), (&json, "canary")] {
+            let found = given(token, &answer);
+            assert_eq!(found.as_deref().map(String::as_str), Some(expected));
+        }
+        answer.wipe();
+        assert!(answer.body.is_empty());
+        assert!(answer.header("set-cookie").all(str::is_empty));
+        let mut value = serde_json::json!({"a": "x", "b": ["y", {"c": "z"}], "d": 1});
+        wipe(&mut value);
+        let empty = serde_json::json!({"a": "", "b": ["", {"c": ""}], "d": 1});
+        assert_eq!(value, empty);
+    }
+
+    #[test]
+    fn the_header_line_is_written_without_growing() {
+        let line = header_line("Authorization: Bearer {token}", "canary");
+        assert_eq!(line.as_str(), "Authorization: Bearer canary\r\n");
+        assert!(line.capacity() <= "Authorization: Bearer {token}".len() + "canary".len() + 2);
     }
 
     proptest! {

@@ -30,6 +30,16 @@ pub(super) fn is_the_same_device(known: &DeviceFacts, device: &DeviceFacts) -> R
     Ok(())
 }
 
+/// Whether the identity that a device shows behind a login is that of the named device, and of the one that answered before.
+/// Both are compared, because either may lack a MAC or a serial.
+pub(super) fn is_the_same_behind_login(
+    target: &DeviceFacts,
+    before: &DeviceFacts,
+    behind: &DeviceFacts,
+) -> bool {
+    is_the_same_device(target, behind).is_ok() && is_the_same_device(before, behind).is_ok()
+}
+
 /// Checks the make if neither MAC nor serial proves the identity. Not for external drivers, because two drivers may
 /// spell one make differently.
 pub(super) fn has_the_same_make(target: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
@@ -233,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_only_behind_a_login_must_be_shown_there() {
+    fn a_mac_or_serial_behind_a_login_must_be_shown_there() {
         let (known, before) = (target(), device());
         let shown = ShownIdentity {
             mac_behind_login: true,

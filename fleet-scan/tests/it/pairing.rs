@@ -4,7 +4,8 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use fleet_core::{AddressPolicy, DeviceFacts, Endpoint, Mac, PairOutcome, Port, Serial};
 use fleet_scan::{
-    DefaultPassword, DriverSet, Guard, Login, LoginBudget, PairReport, PairableDevice, Pairer,
+    Answer, Authenticated, BoxFuture, DefaultPassword, Driver, DriverError, DriverSet, Guard,
+    Login, LoginBudget, PairReport, PairableDevice, Pairer, Probe,
 };
 use fleet_sim::{Device, DeviceLogin, Make, Manner, Protocol, RunningSite, Service, Site};
 
@@ -184,6 +185,85 @@ async fn credentials_go_only_to_the_device_that_the_server_named() {
         !asked.iter().any(|path| path.contains("get_system_info")),
         "{asked:?}"
     );
+}
+
+/// A driver outside of the product, which shows a MAC only behind its login.
+#[derive(Debug)]
+struct Plugin {
+    behind: Option<Mac>,
+}
+
+impl Driver for Plugin {
+    fn name(&self) -> &str {
+        "plugin:acme"
+    }
+
+    fn default_ports(&self) -> Vec<Port> {
+        Vec::new()
+    }
+
+    fn precedence(&self) -> u8 {
+        0
+    }
+
+    fn is_external(&self) -> bool {
+        true
+    }
+
+    fn owns(&self, driver: &str) -> bool {
+        driver == "acme"
+    }
+
+    fn identify<'a>(&'a self, _: &'a mut Probe<'_>) -> BoxFuture<'a, Result<Answer, DriverError>> {
+        Box::pin(async { Ok(Answer::Named(Box::new(facts("acme", "Acme")))) })
+    }
+
+    fn authenticate<'a>(
+        &'a self,
+        _: &'a mut Probe<'_>,
+        _: &'a DeviceFacts,
+        _: Option<&'a Login>,
+    ) -> BoxFuture<'a, Result<Authenticated, DriverError>> {
+        let device = DeviceFacts {
+            mac: self.behind,
+            ..facts("acme", "Acme")
+        };
+        Box::pin(async {
+            Ok(Authenticated::Accepted {
+                device: Box::new(device),
+                default_password: None,
+            })
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_pairs_only_the_device_that_the_server_named() {
+    let site = start(site(vec![(Make::Antminer, None)]), 67).await;
+    let (known, other): (Option<Mac>, Option<Mac>) = (
+        "02:F1:00:00:00:07".parse().ok(),
+        "02:F1:00:00:00:99".parse().ok(),
+    );
+    for (behind, outcome) in [
+        (known, PairOutcome::Paired),
+        (None, PairOutcome::Paired),
+        (other, PairOutcome::Error),
+    ] {
+        let plugin: Arc<dyn Driver> = Arc::new(Plugin { behind });
+        let drivers = DriverSet::built_in().with([plugin]).expect("a set");
+        let guard = Guard::policy(AddressPolicy::DEMO);
+        let pairer = Pairer::new(quick(), Arc::new(drivers), guard).with_neighbors(|_| None);
+        let target = PairableDevice {
+            facts: DeviceFacts {
+                mac: known,
+                ..facts("acme", "Acme")
+            },
+            ..target(&site, 0)
+        };
+        let login = Login::new("root".to_owned(), "word".to_owned());
+        let report = pairer.pair(&target, Some(&login)).await;
+        assert_eq!(report.outcome, outcome, "{behind:?}: {report:?}");
+    }
 }
 
 /// How often a request with a login reached a device.

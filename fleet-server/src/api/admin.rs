@@ -1,7 +1,7 @@
 //! `fleetnodeadmin.v1.FleetNodeAdminService`: enrollment, discovery and pairing in the upstream format.
 
 use fleet_core::{DeviceId, NodeId, PendingEnrollmentId, SecretKind, limits};
-use fleet_store::{DevicePairing, NewCode};
+use fleet_store::{DevicePairing, ListPage, NewCode};
 use fleet_wire::{
     BoxStream, Context, Reply, RpcError,
     admin::{
@@ -24,6 +24,10 @@ use crate::{
     pair,
 };
 
+/// The most nodes in the upstream list, which has no pages: as many as an organization can have connected.
+const NODES: u32 = 10_000;
+/// The most bound devices in the upstream list, which has no pages: as many as one scan can find.
+const BOUND: u32 = 65_536;
 /// Devices on a page unless the request names a limit.
 const DEVICES: u32 = 1_024;
 
@@ -63,7 +67,13 @@ impl FleetNodeAdminService for Api {
         _: ListFleetNodesRequest,
     ) -> Result<Reply<ListFleetNodesResponse>, RpcError> {
         let call = self.operator(&context)?;
-        let rows = self.app.store.list_nodes(call.org).await.answered()?;
+        let page = ListPage {
+            after: 0,
+            limit: NODES + 1,
+        };
+        let rows = self.app.store.list_nodes(call.org, page).await;
+        let remedy = "read `fleet.v1.NodeService/ListNodes`, which has pages";
+        let rows = convert::whole(rows.answered()?, NODES, remedy)?;
         Ok(Reply::new(ListFleetNodesResponse {
             fleet_nodes: rows.into_iter().map(convert::node_summary).collect(),
         }))
@@ -168,13 +178,20 @@ impl FleetNodeAdminService for Api {
     ) -> Result<Reply<ListFleetNodeDevicesResponse>, RpcError> {
         let call = self.operator(&context)?;
         let node = convert::node_filter(request.fleet_node_id);
-        let pairs = self.app.store.list_bound_devices(call.org, node).await;
+        let page = ListPage {
+            after: 0,
+            limit: BOUND + 1,
+        };
+        let pairs = self
+            .app
+            .store
+            .list_bound_devices(call.org, node, page)
+            .await;
+        let remedy =
+            "set `fleet_node_id`, or read `fleet.v1.DeviceService/SearchDevices`, which has pages";
+        let pairs = convert::whole(pairs.answered()?, BOUND, remedy)?;
         Ok(Reply::new(ListFleetNodeDevicesResponse {
-            pairs: pairs
-                .answered()?
-                .into_iter()
-                .map(convert::bound_device)
-                .collect(),
+            pairs: pairs.into_iter().map(convert::bound_device).collect(),
         }))
     }
 

@@ -52,7 +52,7 @@ impl NodeKeyService for Api {
         if let Some(limits) = &self.app.limiters {
             let now = self.app.environment.instant();
             limits
-                .handshakes
+                .key_fetches
                 .allow(from, "requests for API keys", now)?;
         }
         let id = NodeId(request.fleet_node_id);

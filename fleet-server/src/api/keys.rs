@@ -43,6 +43,7 @@ impl KeyService for Api {
             last_used_at: key.last_used_at.map(timestamp),
             expires_at: key.expires_at.map(timestamp),
             current: call.credential == Credential::Key(key.id),
+            made_by_key_id: key.made_by.map_or(0, |maker| maker.0),
         };
         Ok(Reply::new(ListKeysResponse {
             keys: keys.await.answered()?.into_iter().map(shown).collect(),

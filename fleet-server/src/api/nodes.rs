@@ -19,12 +19,15 @@ impl NodeService for Api {
     async fn list_nodes(
         &self,
         context: Context,
-        _: ListNodesRequest,
+        request: ListNodesRequest,
     ) -> Result<Reply<ListNodesResponse>, RpcError> {
         let call = self.operator(&context)?;
-        let rows = self.app.store.list_nodes(call.org).await.answered()?;
+        let page = convert::list_page(request.limit, request.cursor);
+        let rows = self.app.store.list_nodes(call.org, page).await;
+        let rows = rows.answered()?;
         let node = |row| self.node(row, call.now);
         Ok(Reply::new(ListNodesResponse {
+            next_cursor: convert::next_cursor(&rows, page, |row| row.id.0),
             nodes: rows.into_iter().map(node).collect(),
         }))
     }
@@ -32,24 +35,30 @@ impl NodeService for Api {
     async fn list_revoked_nodes(
         &self,
         context: Context,
-        _: ListRevokedNodesRequest,
+        request: ListRevokedNodesRequest,
     ) -> Result<Reply<ListRevokedNodesResponse>, RpcError> {
         let call = self.operator(&context)?;
-        let rows = self.app.store.list_revoked_nodes(call.org).await;
+        let page = convert::list_page(request.limit, request.cursor);
+        let rows = self.app.store.list_revoked_nodes(call.org, page).await;
+        let rows = rows.answered()?;
         let node = |row| self.node(row, call.now);
         Ok(Reply::new(ListRevokedNodesResponse {
-            nodes: rows.answered()?.into_iter().map(node).collect(),
+            next_cursor: convert::next_cursor(&rows, page, |row| row.id.0),
+            nodes: rows.into_iter().map(node).collect(),
         }))
     }
 
     async fn list_enrollment_codes(
         &self,
         context: Context,
-        _: ListEnrollmentCodesRequest,
+        request: ListEnrollmentCodesRequest,
     ) -> Result<Reply<ListEnrollmentCodesResponse>, RpcError> {
         let call = self.operator(&context)?;
-        let rows = self.app.store.list_codes(call.org).await.answered()?;
+        let page = convert::list_page(request.limit, request.cursor);
+        let rows = self.app.store.list_codes(call.org, page).await;
+        let rows = rows.answered()?;
         Ok(Reply::new(ListEnrollmentCodesResponse {
+            next_cursor: convert::next_cursor(&rows, page, |row| row.id.0),
             codes: rows.into_iter().map(convert::invitation).collect(),
         }))
     }

@@ -17,7 +17,7 @@ use fleet_wire::{
 use super::Api;
 use crate::{
     call::OperatorCall,
-    convert::{printable, timestamp},
+    convert::{list_page, next_cursor, printable, timestamp},
     failure::Answered,
 };
 
@@ -25,10 +25,12 @@ impl OperatorService for Api {
     async fn list_operators(
         &self,
         context: Context,
-        _: ListOperatorsRequest,
+        request: ListOperatorsRequest,
     ) -> Result<Reply<ListOperatorsResponse>, RpcError> {
         let call = self.operator(&context)?;
-        let members = self.app.store.list_members(call.org, call.now).await;
+        let page = list_page(request.limit, request.cursor);
+        let members = self.app.store.list_members(call.org, page, call.now).await;
+        let members = members.answered()?;
         let shown = |member: fleet_store::Member| Operator {
             operator_id: member.id.0,
             email: member.email,
@@ -38,7 +40,8 @@ impl OperatorService for Api {
             keys: member.keys,
         };
         Ok(Reply::new(ListOperatorsResponse {
-            operators: members.answered()?.into_iter().map(shown).collect(),
+            next_cursor: next_cursor(&members, page, |member| member.id.0),
+            operators: members.into_iter().map(shown).collect(),
         }))
     }
 

@@ -27,7 +27,7 @@ impl OverviewService for Api {
         let store = &self.app.store;
         let counts = store.overview_counts(call.org, call.now).await.answered()?;
         let days = store.overview_days(call.org, call.now).await.answered()?;
-        let nodes = store.list_nodes(call.org).await.answered()?;
+        let nodes = self.app.all_nodes(call.org).await.answered()?;
         let is_away = |node: &&fleet_store::NodeRow| {
             node.state == NodeState::Confirmed && !self.app.is_online(node, call.now)
         };

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use fleet_core::Permission;
 use fleet_wire::{RpcError, lines, server::Body};
 use futures::StreamExt;
-use http::{HeaderValue, Method, Response, StatusCode, request::Parts};
+use http::{HeaderValue, Response, StatusCode, request::Parts};
 use http_body::Frame;
 use http_body_util::StreamBody;
 
-use super::response::{mark_known, respond};
+use super::{caller, response::respond};
 use crate::{
     app::App,
     auth, convert,
@@ -27,16 +27,9 @@ pub(super) async fn stream(
     parts: &Parts,
     scan: &str,
 ) -> Result<Response<Body>, RpcError> {
-    let operator = auth::operator(app, &Method::GET, &parts.headers, from).await?;
-    mark_known(parts);
-    if !operator.role.may(Permission::NodeRead) {
-        return Err(RpcError::permission_denied(format!(
-            "this needs the permission {}",
-            Permission::NodeRead
-        ))
-        .with_reason("PERMISSION_MISSING")
-        .with_fact("permission", Permission::NodeRead));
-    }
+    let operator = caller::operator(app, parts, from).await?;
+    caller::mark_known(parts, &operator);
+    auth::permit(app, &operator, Permission::NodeRead, parts.uri.path(), from).await?;
     let permit = auth::count_operator(app, &operator, true)?;
     let scan = convert::id("scan_id", scan)?;
     let after = cursor(parts)?;

@@ -10,9 +10,9 @@ use fleet_wire::{
     fleet::{DifferenceRow, SeenDevice},
     server::Body,
 };
-use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use http::{HeaderValue, Response, StatusCode, header, request::Parts};
 
-use super::response::{mark_known, respond};
+use super::{caller, response::respond};
 use crate::{app::App, auth, convert, results};
 
 /// Answers with the difference between a scan and the scan that the query's `against` names, or the previous one. The
@@ -24,8 +24,8 @@ pub(super) async fn difference(
     scan: &str,
     file: &str,
 ) -> Result<Response<Body>, RpcError> {
-    let operator = auth::operator(app, &Method::GET, &parts.headers, from).await?;
-    mark_known(parts);
+    let operator = caller::operator(app, parts, from).await?;
+    caller::mark_known(parts, &operator);
     auth::permit(app, &operator, Permission::NodeRead, parts.uri.path(), from).await?;
     let _permit = auth::count_operator(app, &operator, false)?;
     let scan: ScanId = convert::id("scan_id", scan)?;

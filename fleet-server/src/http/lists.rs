@@ -15,12 +15,12 @@ use fleet_wire::{
     server::{Body, BoxError},
 };
 use futures::{Stream, StreamExt, stream};
-use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use http::{HeaderValue, Response, StatusCode, header, request::Parts};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use serde_json::{Value, json};
 
-use super::response::{mark_known, respond};
+use super::{caller, response::respond};
 use crate::{api::search, app::App, auth, convert, failure};
 
 /// Rows of a page. A device takes about a kilobyte.
@@ -157,13 +157,13 @@ async fn respond_with(
     encoder: Encoder,
     mut rows: Rows,
 ) -> Result<Response<Body>, RpcError> {
-    let operator = auth::operator(app, &Method::GET, &parts.headers, from).await?;
-    mark_known(parts);
+    let operator = caller::operator(app, parts, from).await?;
+    caller::mark_known(parts, &operator);
     let path = parts.uri.path();
     auth::permit(app, &operator, Permission::NodeRead, path, from).await?;
     let permit = auth::count_operator(app, &operator, true)?;
     if let Rows::Targets { names, .. } = &mut rows {
-        let nodes = app.store.list_nodes(operator.org).await;
+        let nodes = app.all_nodes(operator.org).await;
         let nodes = nodes.map_err(|error| failure::storage(&error))?;
         *names = nodes.into_iter().map(|node| (node.id, node.name)).collect();
     }

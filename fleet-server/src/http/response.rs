@@ -1,14 +1,7 @@
 //! Responses of plain HTTP requests.
 
-use fleet_wire::{Code, RpcError, listener::ConnectionGuard, server::Body};
-use http::{Response, StatusCode, header, request::Parts};
-
-/// Marks the connection of an authenticated request, which exempts it from the limits of unauthenticated peers.
-pub(super) fn mark_known(parts: &Parts) {
-    if let Some(connection) = parts.extensions.get::<ConnectionGuard>() {
-        connection.mark_authenticated();
-    }
-}
+use fleet_wire::{Code, RpcError, server::Body};
+use http::{Response, StatusCode, header};
 
 pub(super) fn text(status: StatusCode, text: &'static str) -> Response<Body> {
     respond(status, "text/plain; charset=utf-8", Body::from(text))

@@ -17,7 +17,10 @@ use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::response::{json, mark_known, respond};
+use super::{
+    caller,
+    response::{json, respond},
+};
 use crate::{
     app::App,
     audit::Attempt,
@@ -68,9 +71,13 @@ pub(super) struct Origin {
 
 impl Origin {
     /// The source whose sign-ins are limited. Clients of an undeclared proxy must not share one limit, because anybody
-    /// could exhaust it for all.
+    /// could exhaust it for all. Such a client is named by its proxy as well as by its address: a peer that invents a
+    /// proxy must not use the allowance of the address that it names.
     fn source(self) -> IpAddr {
-        limiter::source(self.claimed.unwrap_or(self.from))
+        match self.claimed {
+            Some(claimed) => limiter::source_behind(self.from, claimed),
+            None => limiter::source(self.from),
+        }
     }
 }
 
@@ -374,7 +381,7 @@ pub(super) async fn show(
     parts: &Parts,
 ) -> Result<Response<Body>, RpcError> {
     let operator = auth::operator(app, &Method::GET, &parts.headers, from).await?;
-    mark_known(parts);
+    caller::mark_known(parts, &operator);
     let _permit = auth::count_operator(app, &operator, false)?;
     let permissions: Vec<_> = Permission::ALL
         .into_iter()

@@ -213,6 +213,87 @@ async fn guessing_by_an_unauthenticated_peer_cannot_lock_the_owner_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_nobody_declared_cannot_use_the_allowance_of_the_address_that_it_names() {
+    let world = World::with(ServerConfig {
+        rates: Some(Rates {
+            sign_ins: NonZeroU32::new(4).expect("not zero"),
+            passwords_of_an_account: NonZeroU32::new(2).expect("not zero"),
+            ..Rates::default()
+        }),
+        ..ServerConfig::default()
+    })
+    .await;
+    let admin = world.operator(Role::Admin).await;
+    // Ann signs in from 127.0.0.1 without a proxy. Her address is known from now on.
+    let create = CreateOperatorRequest {
+        email: "ann@example.org".to_owned(),
+        role: "viewer".to_owned(),
+    };
+    let made = operators(&world)
+        .create_operator(&create, admin.options())
+        .await
+        .expect("is made");
+    let body = serde_json::json!({
+        "email": "ann@example.org", "password": made.one_time_password, "newPassword": PASSWORD
+    });
+    let own = async |body: serde_json::Value| {
+        request(
+            world.address(),
+            "POST",
+            "/api/session",
+            &[JSON],
+            &body.to_string(),
+        )
+        .await
+    };
+    assert_eq!(own(body).await.status, 204);
+    // A peer names her address as that of its client, more often than both allowances permit.
+    for _ in 0..12 {
+        let body = serde_json::json!({ "email": "ann@example.org", "password": "a guess of many" });
+        let refused = sign_in_from(&world, "127.0.0.1", body).await;
+        assert!(matches!(refused.status, 401 | 429), "{}", refused.body);
+    }
+    let body = serde_json::json!({ "email": "ann@example.org", "password": PASSWORD });
+    let owner = own(body).await;
+    assert_eq!(owner.status, 204, "{}", owner.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_operators_are_read_by_cursor_and_keys_name_their_maker() {
+    let world = World::new().await;
+    let admin = world.operator(Role::Admin).await;
+    for name in ["ann", "ben", "cat"] {
+        with_password(&world, &admin, &format!("{name}@example.org"), "viewer").await;
+    }
+    let page = async |limit, cursor| {
+        let request = ListOperatorsRequest { limit, cursor };
+        let listed = operators(&world).list_operators(&request, admin.options());
+        listed.await.expect("are listed")
+    };
+    let all = page(0, 0).await;
+    assert_eq!((all.operators.len(), all.next_cursor), (4, 0));
+    let first = page(3, 0).await;
+    assert_eq!(first.operators, all.operators[..3]);
+    assert_eq!(first.next_cursor, all.operators[2].operator_id);
+    let last = page(3, first.next_cursor).await;
+    assert_eq!(
+        (&last.operators[..], last.next_cursor),
+        (&all.operators[3..], 0)
+    );
+
+    let (made, _) = make_key(&world, admin.options(), "made by the first").await;
+    let request = ListKeysRequest {
+        all_operators: false,
+    };
+    let listed = keys(&world).list_keys(&request, admin.options()).await;
+    let listed = listed.expect("are listed").keys;
+    let by = |id| listed.iter().find(|key| key.key_id == id).expect("it");
+    let maker = listed.iter().find(|key| key.current).expect("the caller's");
+    assert_eq!(by(made).made_by_key_id, maker.key_id);
+    assert_eq!(maker.made_by_key_id, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn changing_the_password_needs_the_current_one_and_ends_other_sessions() {
     let world = World::new().await;
     let admin = world.operator(Role::Admin).await;
@@ -685,7 +766,7 @@ async fn roles_change_at_once_and_the_last_administrator_stays() {
     let admin = world.operator(Role::Admin).await;
     let client = operators(&world);
     let listed = client
-        .list_operators(&ListOperatorsRequest {}, admin.options())
+        .list_operators(&ListOperatorsRequest::default(), admin.options())
         .await
         .expect("lists")
         .operators;
@@ -741,7 +822,7 @@ async fn roles_change_at_once_and_the_last_administrator_stays() {
         .await
         .expect("another one is there");
     let gone = client
-        .list_operators(&ListOperatorsRequest {}, admin.options())
+        .list_operators(&ListOperatorsRequest::default(), admin.options())
         .await;
     refused(gone, Code::Unauthenticated);
     // The administrator of another organization finds no operator here.

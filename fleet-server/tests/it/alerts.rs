@@ -321,7 +321,8 @@ async fn a_receiver_that_is_gone_or_hangs_gets_no_more_than_it_must() {
     let delete = DeleteAlertChannelRequest {
         channel_id: channel.channel.expect("a channel").channel_id,
     };
-    let deleted = alerts(&world).delete_alert_channel(&delete, admin.options());
+    let client = alerts(&world);
+    let deleted = client.delete_alert_channel(&delete, admin.options());
     deleted.await.expect("is deleted");
     // This one accepts connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -270,7 +270,7 @@ async fn open_codes_and_nodes_are_listed_with_their_state() {
     let stream = node.connect(&world, Profile::ours()).await;
     let codes = operator
         .nodes()
-        .list_enrollment_codes(&ListEnrollmentCodesRequest {}, operator.options())
+        .list_enrollment_codes(&ListEnrollmentCodesRequest::default(), operator.options())
         .await
         .expect("lists")
         .codes;
@@ -286,7 +286,7 @@ async fn open_codes_and_nodes_are_listed_with_their_state() {
     let nodes = || async {
         let listed = operator
             .nodes()
-            .list_nodes(&ListNodesRequest {}, operator.options())
+            .list_nodes(&ListNodesRequest::default(), operator.options())
             .await;
         listed.expect("lists").nodes.remove(0)
     };
@@ -334,7 +334,7 @@ async fn a_halted_node_is_listed_with_its_reason_until_it_is_resumed() {
             .expect("is accepted");
         let listed = operator
             .nodes()
-            .list_nodes(&ListNodesRequest {}, operator.options())
+            .list_nodes(&ListNodesRequest::default(), operator.options())
             .await;
         let node = listed.expect("lists").nodes.remove(0);
         (node.halted, node.halt_reason)
@@ -378,14 +378,14 @@ async fn a_code_replaces_only_a_revoked_node() {
     replacing(enrolled.id.0).await.expect("a code");
     let open = operator
         .nodes()
-        .list_enrollment_codes(&ListEnrollmentCodesRequest {}, operator.options())
+        .list_enrollment_codes(&ListEnrollmentCodesRequest::default(), operator.options())
         .await
         .expect("lists")
         .codes;
     assert_eq!(open[0].replaces_fleet_node_id, enrolled.id.0);
     let gone = operator
         .nodes()
-        .list_revoked_nodes(&ListRevokedNodesRequest {}, operator.options())
+        .list_revoked_nodes(&ListRevokedNodesRequest::default(), operator.options())
         .await
         .expect("lists")
         .nodes;

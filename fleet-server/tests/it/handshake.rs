@@ -179,6 +179,7 @@ async fn calls_without_a_credential_are_limited_with_a_retry_hint() {
         rates: Some(Rates {
             register: of(2),
             handshakes: of(8),
+            key_fetches: of(2),
             handshakes_of_a_key: of(3),
             sign_ins: of(30),
             passwords_of_an_account: of(10),

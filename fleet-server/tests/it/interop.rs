@@ -23,7 +23,7 @@ use crate::harness::{
 async fn listed(operator: &Operator, node: &Enrolled) -> Node {
     let nodes = operator
         .nodes()
-        .list_nodes(&ListNodesRequest {}, operator.options())
+        .list_nodes(&ListNodesRequest::default(), operator.options())
         .await
         .expect("nodes")
         .nodes;
@@ -42,15 +42,19 @@ async fn a_node_that_is_too_old_for_a_request_is_named_with_what_it_lacks_and_th
     let mut older = Profile::ours();
     older.0.version = "0.0.9".into();
     let mut newest = Profile::ours();
-    for name in ["pins", "mdns", "hosts"] {
+    for name in ["pins", "mdns", "hosts", "default-passwords"] {
         newest.0.capabilities.push(name.into());
     }
-    let all = "progress cancel goodbye pins outcomes mdns big-commands hosts";
+    let all = "progress cancel goodbye pins outcomes mdns big-commands hosts default-passwords";
     for (profile, missing, described) in [
         (None, "", "has never connected"),
         (Some(Profile::upstream()), all, "is an upstream node"),
         (Some(v1), all, "is an upstream node"),
-        (Some(older), "pins mdns hosts", "has version 0.0.9"),
+        (
+            Some(older),
+            "pins mdns hosts default-passwords",
+            "has version 0.0.9",
+        ),
         (Some(newest), "", ""),
     ] {
         let enrolled = Enrolled::new(&world, &operator).await;

@@ -1,8 +1,9 @@
 //! A node fetches its API key itself: what it proves, what it gets, and how often.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use fleet_core::{NodeId, Role, key_statement};
+use fleet_server::{Rates, ServerConfig};
 use fleet_store::AuditResult;
 use fleet_wire::{
     Code, RpcError,
@@ -36,7 +37,7 @@ async fn confirm(
 
 async fn listed(operator: &Operator, node: i64) -> Node {
     let nodes = operator.nodes();
-    let listed = nodes.list_nodes(&ListNodesRequest {}, operator.options());
+    let listed = nodes.list_nodes(&ListNodesRequest::default(), operator.options());
     let mut nodes = listed.await.expect("are listed").nodes.into_iter();
     nodes.find(|one| one.fleet_node_id == node).expect("it")
 }
@@ -145,4 +146,35 @@ async fn nobody_else_fetches_the_key_and_a_pasted_one_is_not_replaced() {
     let (signing, _, registered) = Enrolled::register(&world, &operator).await;
     let unproved = fetch_key(&world, &signing, registered.fleet_node_id, 1).await;
     refused(unproved, Code::Unauthenticated);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_nodes_use_none_of_the_handshakes_of_their_address() {
+    let of = |n| NonZeroU32::new(n).expect("not zero");
+    let world = World::with(ServerConfig {
+        rates: Some(Rates {
+            handshakes: of(3),
+            key_fetches: of(4),
+            ..Rates::default()
+        }),
+        ..ServerConfig::default()
+    })
+    .await;
+    let operator = world.operator(Role::Admin).await;
+    let (signing, _, registered) = Enrolled::register_proved(&world, &operator).await;
+    let id = registered.fleet_node_id;
+    for sequence in 1..=4 {
+        let waits = fetch_key(&world, &signing, id, sequence).await;
+        assert_eq!(
+            waits.expect("answers").state(),
+            NodeKeyState::AwaitingConfirmation
+        );
+    }
+    let limited = refused(
+        fetch_key(&world, &signing, id, 5).await,
+        Code::ResourceExhausted,
+    );
+    assert!(limited.retry_after().is_some(), "{limited}");
+    let other = Enrolled::new(&world, &operator).await;
+    other.challenge(&world).await.expect("a challenge");
 }

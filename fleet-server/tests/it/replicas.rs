@@ -69,7 +69,7 @@ async fn pair(url: &str, profile: Profile) -> Pair {
 async fn listed(operator: &Operator, enrolled: &Enrolled) -> ListedNode {
     let nodes = operator
         .nodes()
-        .list_nodes(&ListNodesRequest {}, operator.options())
+        .list_nodes(&ListNodesRequest::default(), operator.options())
         .await
         .expect("lists")
         .nodes;

@@ -124,7 +124,7 @@ async fn a_run_that_cannot_be_planned_says_why_and_a_removed_creator_pauses() {
     let expected = format!("no node {} in this organization", enrolled.id);
     assert_eq!((run.scan_id, run.reason), (String::new(), expected));
     let operators = OperatorClient::new(world.channel());
-    let members = operators.list_operators(&ListOperatorsRequest {}, admin.options());
+    let members = operators.list_operators(&ListOperatorsRequest::default(), admin.options());
     let members = members.await.expect("are listed").operators;
     let member = members.iter().find(|member| member.email == creator.email);
     let remove = RemoveOperatorRequest {
@@ -218,4 +218,21 @@ async fn a_preview_shows_local_times_and_invalid_timings_are_named() {
     let created = client.create_schedule(&outside, operator.options());
     let refused = refused(created.await, Code::InvalidArgument).message;
     assert!(refused.contains("8.8.8.8"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_schedule_within_its_bounds_is_stored() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let addresses: Vec<String> = (0..4_000)
+        .map(|number| format!("10.0.{}.{}", number / 250, number % 250 + 1))
+        .collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let large = CreateScheduleRequest {
+        request: Some(list(&addresses, &["80"])),
+        ..every_minute(&enrolled, "large")
+    };
+    let made = create(&world, &operator, large).await;
+    assert_eq!(made.name, "large");
 }

@@ -192,3 +192,27 @@ async fn a_blackout_refuses_people_and_holds_schedules_back() {
         .is("SCAN_STATE_COMPLETED")
         .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_exclude_within_its_bounds_reaches_the_rules() {
+    let world = World::new().await;
+    let admin = world.operator(Role::Admin).await;
+    let enrolled = Enrolled::new(&world, &admin).await;
+    // Longer than other requests may be, with a comment for each target.
+    let targets: Vec<String> = (1..=200)
+        .map(|host| format!("10.0.0.{host} # {}", "the reason in words ".repeat(10)))
+        .collect();
+    let targets = targets.join("\n");
+    assert!(
+        (20_000..65_536).contains(&targets.len()),
+        "{}",
+        targets.len()
+    );
+    let request = ExcludeTargetsRequest {
+        site_id: admin.site_of(&enrolled).await,
+        targets,
+        reason: "printers".to_owned(),
+    };
+    let excluded = admin.sites().exclude_targets(&request, admin.options());
+    excluded.await.expect("excluded");
+}

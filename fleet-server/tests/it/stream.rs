@@ -242,7 +242,7 @@ async fn a_node_that_hangs_up_while_connecting_is_disconnected_and_can_reconnect
     eventually(|| async {
         let nodes = operator
             .nodes()
-            .list_nodes(&ListNodesRequest {}, operator.options())
+            .list_nodes(&ListNodesRequest::default(), operator.options())
             .await;
         !nodes.expect("lists").nodes[0].connected
     })

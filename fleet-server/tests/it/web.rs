@@ -6,7 +6,8 @@ use std::{
 };
 
 use fleet_core::Role;
-use fleet_server::{Rates, ServerConfig};
+use fleet_server::{Environment as _, Rates, ServerConfig};
+use fleet_store::Audit as _;
 use fleet_wire::gateway::AckCode;
 
 use crate::harness::{Enrolled, Http, Profile, World, device, eventually, list, request, start};
@@ -340,4 +341,34 @@ async fn an_event_stream_resumes_where_the_browser_was() {
         assert_eq!(answer.status, 400, "{wrong}");
     }
     assert_eq!(get(&world, &path, &[]).await.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_routes_record_refused_credentials() {
+    let world = World::new().await;
+    for path in [
+        "/api/export/devices.csv",
+        "/api/prometheus/targets",
+        "/api/scans/0190a1b2-0000-7000-8000-000000000000/events",
+        "/api/scans/0190a1b2-0000-7000-8000-000000000000/difference.json",
+    ] {
+        let guessed = [("authorization", "Bearer fok_guess")];
+        assert_eq!(get(&world, path, &guessed).await.status, 401, "{path}");
+        // A call without a credential leaves no record, as everywhere.
+        assert_eq!(get(&world, path, &[]).await.status, 401, "{path}");
+        // Refusals of one source and minute are counted together.
+        world.clock.pass(Duration::from_secs(61));
+    }
+    let sealed = world.store.seal_audit(world.clock.now()).await;
+    sealed.expect("is sealed");
+    let links = world.store.audit_links(None, 0, 100).await.expect("read");
+    let records = links.into_iter().filter_map(|link| link.record);
+    let subjects: Vec<String> = records
+        .filter(|record| record.action == "operator.call")
+        .map(|record| record.subject)
+        .collect();
+    for named in ["export", "prometheus", "events", "difference"] {
+        let count = subjects.iter().filter(|subject| subject.contains(named));
+        assert_eq!(count.count(), 1, "{named}: {subjects:?}");
+    }
 }

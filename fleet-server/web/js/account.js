@@ -3,7 +3,7 @@
 import { attempt, currentOperator, may, poll, title } from "./app.js";
 import { busy, confirmDialog, copyButton, errorBox } from "./dialog.js";
 import { announce, fill, foreign, h, timeAgo } from "./dom.js";
-import { absolute, isolate } from "./format.js";
+import { absolute, int, isolate } from "./format.js";
 import { call } from "./rpc.js";
 import { PASSWORD_LEAST } from "./signin.js";
 
@@ -107,7 +107,7 @@ export function accountView(root) {
       });
       return h("li", { class: "entry", "data-key": key.keyId },
         h("div", {}, h("strong", {}, foreign(key.name || `Key ${key.keyId}`)),
-          h("p", { class: "hint" }, key.lastUsedAt ? ["last used ", timeAgo(key.lastUsedAt)] : "never used", key.expiresAt ? ` · expires ${absolute(key.expiresAt)}` : null)), revoke);
+          h("p", { class: "hint" }, key.lastUsedAt ? ["last used ", timeAgo(key.lastUsedAt)] : "never used", key.expiresAt ? ` · expires ${absolute(key.expiresAt)}` : null, int(key.madeByKeyId) ? ` · created by key ${key.madeByKeyId}` : null)), revoke);
     }
     stops.push(poll(0, load, { failed: error.show }));
     return part("API keys", h("div", { class: "stack" },

@@ -6,7 +6,7 @@ import { announce, fill, foreign, h } from "./dom.js";
 import { isolate, timeOfDay } from "./format.js";
 import { fingerprint, listNodes, nodeStatus, revoke } from "./nodes.js";
 import { chooseNode } from "./prefill.js";
-import { call } from "./rpc.js";
+import { call, callAll } from "./rpc.js";
 
 const STEPS = ["Create a code", "Enroll the node", "Compare the fingerprint", "Start the node"];
 
@@ -202,7 +202,7 @@ function wizard(root, begin) {
 /** Lists the revoked nodes that the new node can replace. The field stays hidden if there are none. */
 function offerRevoked(select, field) {
   return poll(0, async () => {
-    const { nodes = [] } = await call("fleet.v1.NodeService/ListRevokedNodes");
+    const nodes = await callAll("fleet.v1.NodeService/ListRevokedNodes", "nodes");
     for (const node of nodes) {
       select.append(h("option", { value: node.fleetNodeId }, `${isolate(node.name)} (node ${node.fleetNodeId}, revoked)`));
     }

@@ -5,14 +5,13 @@ import { confirmDialog, errorBox, textDialog } from "./dialog.js";
 import { announce, fill, foreign, h, setText, setTime, show, timeAgo } from "./dom.js";
 import { int, isolate, plural } from "./format.js";
 import { chooseNode } from "./prefill.js";
-import { call } from "./rpc.js";
+import { call, callAll } from "./rpc.js";
 
 const POLL_MS = 2000;
 
 /** Loads the nodes of the organization that are not revoked. */
 export async function listNodes() {
-  const { nodes = [] } = await call("fleet.v1.NodeService/ListNodes");
-  return nodes;
+  return callAll("fleet.v1.NodeService/ListNodes", "nodes");
 }
 
 /** Returns the label and look of a node's status, and what it means. */
@@ -186,7 +185,7 @@ function nodeCard(manage, onRevoke, onRename) {
 }
 
 async function openCodes() {
-  const { codes = [] } = await call("fleet.v1.NodeService/ListEnrollmentCodes");
+  const codes = await callAll("fleet.v1.NodeService/ListEnrollmentCodes", "codes");
   return codes.filter((code) => code.state === "pending");
 }
 

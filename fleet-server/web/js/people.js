@@ -3,8 +3,8 @@
 import { attempt, currentOperator, poll, title } from "./app.js";
 import { busy, confirmDialog, copyButton, errorBox } from "./dialog.js";
 import { announce, fill, foreign, h, timeAgo } from "./dom.js";
-import { absolute, isolate, plural } from "./format.js";
-import { call } from "./rpc.js";
+import { absolute, int, isolate, plural } from "./format.js";
+import { call, callAll } from "./rpc.js";
 
 /** @type {[string, string][]} */
 const ROLES = [
@@ -32,8 +32,8 @@ export function peopleView(root) {
   };
 
   async function reload() {
-    const [{ operators = [] }, { keys = [] }, { sessions = [] }] = await Promise.all([
-      call("fleet.v1.OperatorService/ListOperators"),
+    const [operators, { keys = [] }, { sessions = [] }] = await Promise.all([
+      callAll("fleet.v1.OperatorService/ListOperators", "operators"),
       call("fleet.v1.KeyService/ListKeys", { allOperators: true }),
       call("fleet.v1.AccountService/ListSessions", { allOperators: true }),
     ]);
@@ -137,7 +137,7 @@ export function peopleView(root) {
     });
     return h("li", { class: "entry" },
       h("div", {}, h("strong", {}, foreign(key.name || `Key ${key.keyId}`)),
-        h("p", { class: "hint" }, foreign(key.email), " · ", key.lastUsedAt ? ["last used ", timeAgo(key.lastUsedAt)] : "never used", key.expiresAt ? ` · expires ${absolute(key.expiresAt)}` : null)), revoke);
+        h("p", { class: "hint" }, foreign(key.email), " · ", key.lastUsedAt ? ["last used ", timeAgo(key.lastUsedAt)] : "never used", key.expiresAt ? ` · expires ${absolute(key.expiresAt)}` : null, int(key.madeByKeyId) ? ` · created by key ${key.madeByKeyId}` : null)), revoke);
   }
 
   function sessionRow(session) {

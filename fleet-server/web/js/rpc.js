@@ -38,6 +38,22 @@ export async function call(procedure, message = {}, /** @type {{ signal?: AbortS
   return response.json();
 }
 
+/** The most pages that `callAll` reads. */
+const MOST_PAGES = 100;
+
+/** Calls a list procedure until its last page. Returns the rows of all pages, which are in the field `of`. */
+export async function callAll(procedure, of, message = {}) {
+  const rows = [];
+  let cursor = "0";
+  for (let page = 0; page < MOST_PAGES; page++) {
+    const answer = await call(procedure, { ...message, cursor });
+    rows.push(...(answer[of] ?? []));
+    cursor = String(answer.nextCursor ?? "0");
+    if (cursor === "0") break;
+  }
+  return rows;
+}
+
 /** Loads the session; null if nobody is signed in. */
 export async function currentSession() {
   try {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use fleet_core::{BrowserSessionId, KeyId, OperatorId, OrgId, Role, SecretHash, Timestamp};
 
-use crate::{Actor, Credential, PasswordHash, StoreError};
+use crate::{Actor, Credential, ListPage, PasswordHash, StoreError};
 
 /// The most keys that one operator can hold. Revoked keys do not count.
 pub const KEYS_OF_AN_OPERATOR: u64 = 100;
@@ -59,6 +59,8 @@ pub struct OperatorKey {
     pub last_used_at: Option<Timestamp>,
     /// When it expires, if it does.
     pub expires_at: Option<Timestamp>,
+    /// The key that created this one. It expires with that key and is revoked with it.
+    pub made_by: Option<KeyId>,
 }
 
 /// A key to create.
@@ -291,7 +293,12 @@ pub trait Keys: Send + Sync {
 #[async_trait]
 pub trait Members: Send + Sync {
     /// Lists the operators of an organization, oldest first.
-    async fn list_members(&self, org: OrgId, now: Timestamp) -> Result<Vec<Member>, StoreError>;
+    async fn list_members(
+        &self,
+        org: OrgId,
+        page: ListPage,
+        now: Timestamp,
+    ) -> Result<Vec<Member>, StoreError>;
 
     /// Lists the live browser sessions of all operators of an organization, newest first, at most `limit`.
     async fn list_member_sessions(

@@ -49,6 +49,9 @@ pub struct NewCode {
     pub now: Timestamp,
 }
 
+/// The most enrollment codes of an organization that are open at a time. They expire after an hour.
+pub const OPEN_CODES: u64 = 1_000;
+
 /// Why a code was not created.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateCodeError {
@@ -57,6 +60,11 @@ pub enum CreateCodeError {
         "no node {0} in this organization: `fleetctl nodes list --revoked` shows those that can be replaced"
     )]
     NotFound(NodeId),
+    /// The organization has [`OPEN_CODES`] open codes.
+    #[error(
+        "{OPEN_CODES} enrollment codes of this organization are open: cancel some, or wait an hour until they expire"
+    )]
+    TooMany,
     /// The node is not revoked.
     #[error("node {0} is not revoked: only a revoked node can be replaced; revoke it first")]
     NotRevoked(NodeId),
@@ -372,6 +380,23 @@ pub enum FetchKeyError {
     Storage(#[from] StoreError),
 }
 
+/// A page of a list, by the key of its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListPage {
+    /// The id of the last row of the previous page; 0 for the first page.
+    pub after: i64,
+    /// The most rows.
+    pub limit: u32,
+}
+
+impl ListPage {
+    /// The first 1,000 rows.
+    pub const FIRST: Self = Self {
+        after: 0,
+        limit: 1_000,
+    };
+}
+
 /// Enrollment codes.
 #[async_trait]
 pub trait Invitations: Send + Sync {
@@ -379,7 +404,7 @@ pub trait Invitations: Send + Sync {
     async fn create_code(&self, new: NewCode) -> Result<PendingEnrollmentId, CreateCodeError>;
 
     /// Lists the open invitations, newest first.
-    async fn list_codes(&self, org: OrgId) -> Result<Vec<Invitation>, StoreError>;
+    async fn list_codes(&self, org: OrgId, page: ListPage) -> Result<Vec<Invitation>, StoreError>;
 
     /// Withdraws a pending code.
     async fn cancel_code(
@@ -462,10 +487,14 @@ pub trait Enrollment: Send + Sync {
     ) -> Result<SiteId, MoveNodeError>;
 
     /// Lists the live nodes of an organization, by id.
-    async fn list_nodes(&self, org: OrgId) -> Result<Vec<NodeRow>, StoreError>;
+    async fn list_nodes(&self, org: OrgId, page: ListPage) -> Result<Vec<NodeRow>, StoreError>;
 
-    /// Lists the revoked nodes of an organization, newest first, at most 200.
-    async fn list_revoked_nodes(&self, org: OrgId) -> Result<Vec<NodeRow>, StoreError>;
+    /// Lists the revoked nodes of an organization, newest first.
+    async fn list_revoked_nodes(
+        &self,
+        org: OrgId,
+        page: ListPage,
+    ) -> Result<Vec<NodeRow>, StoreError>;
 
     /// Returns one live node of an organization.
     async fn node(&self, org: OrgId, node: NodeId) -> Result<Option<NodeRow>, StoreError>;

@@ -9,7 +9,7 @@ use fleet_core::{
 };
 use fleet_pairing::{BindRefusal, Binding};
 
-use crate::{Actor, DeviceRow, ReportError, StoreError};
+use crate::{Actor, DeviceRow, ListPage, ReportError, StoreError};
 
 /// A device that is bound to a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -358,6 +358,7 @@ pub trait Bindings: Send + Sync {
         &self,
         org: OrgId,
         node: Option<NodeId>,
+        page: ListPage,
     ) -> Result<Vec<BoundDevice>, StoreError>;
 
     /// Lists devices that nodes have found, of one node or of all, with ids above `after`, by id, at most

@@ -190,6 +190,9 @@ pub enum RunNowError {
     /// The scan of the previous run has not ended.
     #[error("scan {0} of this schedule has not ended: wait for its end, or cancel it")]
     Open(ScanId),
+    /// It was changed after its scan was planned.
+    #[error("schedule {0} was changed at this moment: run it again")]
+    Changed(ScheduleId),
     /// The scan was not created.
     #[error(transparent)]
     Scan(#[from] CreateScanError),

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use sessions::MOST;
 
 use super::{
-    entity::{browser_session, operator, operator_password, operator_source},
+    entity::{browser_session, operator, operator_password, operator_source, org},
     operators::{by_email, canonical_email},
 };
 use crate::{
@@ -145,6 +145,15 @@ impl Accounts for SqlStore {
             Ok(sessions::end(tx, which, action, &actor, now).await?)
         })
     }
+}
+
+/// Locks an organization. Counts of its rows that have a limit do not change until the transaction ends.
+pub(in crate::sql) async fn lock_org(tx: &DatabaseTransaction, org: OrgId) -> Result<(), DbErr> {
+    org::Entity::find_by_id(org.0)
+        .lock(LockType::NoKeyUpdate)
+        .one(tx)
+        .await?;
+    Ok(())
 }
 
 /// Locks the row of an operator that is not removed.

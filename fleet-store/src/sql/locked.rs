@@ -256,14 +256,13 @@ impl<'t> LockedScan<'t> {
             return Ok(());
         }
         self.exclude_flight(command, now).await?;
-        blocks::record(self.tx, &self.row, command, outcomes.as_deref(), now).await?;
         let fatal = verdict.grade == Grade::Fatal;
         let mut ended = chunk::ActiveModel {
             state: Set(AsText(ChunkState::Done)),
             grade: Set(Some(ledger::grade_name(verdict.grade).to_owned())),
             code: Set(Some(verdict.code.as_str().to_owned())),
             reason: Set(verdict.reason),
-            outcomes: Set(outcomes),
+            outcomes: Set(outcomes.clone()),
             ..Default::default()
         };
         if let Some(scope) = command.scope.clone() {
@@ -280,12 +279,12 @@ impl<'t> LockedScan<'t> {
         let is_last = share.chunks_done >= share.chunks;
         self.add_up().await?;
         if self.row.cancel_until.is_some() {
-            return self.end_share(node, canceled(), now).await;
+            self.end_share(node, canceled(), now).await?;
+        } else if fatal || is_last {
+            self.conclude_share(node, now).await?;
         }
-        if fatal || is_last {
-            return self.conclude_share(node, now).await;
-        }
-        Ok(())
+        // After the devices that the end of the scan marks: a report locks its devices before it can end a chunk.
+        blocks::record(self.tx, &self.row, command, outcomes.as_deref(), now).await
     }
 
     /// Ends the scan and writes its terminal event, unless it has ended already. No other code writes one.

@@ -78,6 +78,9 @@ async fn quiet_devices(
     started: Micros,
 ) -> Result<Vec<i64>, DbErr> {
     let quiet: Vec<_> = quiet_hosts(scanned).into_iter().map(AsText).collect();
+    if quiet.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut at: BTreeMap<i64, Endpoint> = BTreeMap::new();
     for part in quiet.chunks(ADDRESSES) {
         let found = unseen(started)

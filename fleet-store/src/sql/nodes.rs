@@ -11,7 +11,7 @@ use super::{
     entity::{invitation, key_fetch, node, node_stream, scan_share, site},
     sites,
 };
-use crate::{NodeRow, sql::prelude::*};
+use crate::{ListPage, NodeRow, sql::prelude::*};
 
 /// Locks a live node. This is the first lock of every transaction that concerns its work. Returns `None` when
 /// the node is revoked.
@@ -126,16 +126,13 @@ pub(crate) fn open_states() -> Vec<AsText<ScanState>> {
 /// The nodes to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Which {
-    /// All live nodes, by id.
-    Live,
+    /// A page of the live nodes, by id.
+    Live(ListPage),
     /// One live node.
     One(NodeId),
-    /// Revoked nodes, newest first, at most one page.
-    Revoked,
+    /// A page of the revoked nodes, newest first.
+    Revoked(ListPage),
 }
-
-/// The most revoked nodes that are listed.
-const REVOKED: u64 = 200;
 
 /// Reads nodes of an organization with six queries, regardless of their number.
 pub(crate) async fn rows(
@@ -144,33 +141,35 @@ pub(crate) async fn rows(
     which: Which,
 ) -> Result<Vec<NodeRow>, DbErr> {
     let of_tenant = node::Entity::find().filter(node::Column::OrgId.eq(org.0));
-    let mut nodes = match which {
-        Which::Live | Which::One(_) => of_tenant
-            .filter(node::Column::DeletedAt.is_null())
-            .order_by_asc(node::Column::Id),
-        Which::Revoked => of_tenant
-            .filter(node::Column::DeletedAt.is_not_null())
-            .order_by_desc(node::Column::Id)
-            .limit(REVOKED),
+    let live = || of_tenant.clone().filter(node::Column::DeletedAt.is_null());
+    let nodes = match which {
+        Which::One(NodeId(id)) => live().filter(node::Column::Id.eq(id)),
+        Which::Live(page) => live()
+            .filter(node::Column::Id.gt(page.after))
+            .order_by_asc(node::Column::Id)
+            .limit(u64::from(page.limit)),
+        Which::Revoked(page) => {
+            let revoked = of_tenant
+                .clone()
+                .filter(node::Column::DeletedAt.is_not_null());
+            let revoked = match page.after {
+                0 => revoked,
+                after => revoked.filter(node::Column::Id.lt(after)),
+            };
+            revoked
+                .order_by_desc(node::Column::Id)
+                .limit(u64::from(page.limit))
+        }
     };
-    let of_org = node::Entity::find()
-        .select_only()
-        .column(node::Column::Id)
-        .filter(node::Column::OrgId.eq(org.0));
-    let mut streams = node_stream::Entity::find()
-        .filter(node_stream::Column::NodeId.in_subquery(of_org.into_query()));
-    let mut invitations = invitation::Entity::find()
-        .filter(invitation::Column::OrgId.eq(org.0))
+    let nodes = nodes.all(db).await?;
+    let ids = || nodes.iter().map(|node| node.id);
+    let streams = node_stream::Entity::find().filter(node_stream::Column::NodeId.is_in(ids()));
+    let invitations = invitation::Entity::find()
+        .filter(invitation::Column::NodeId.is_in(ids()))
         .filter(invitation::Column::State.eq(AsText(InvitationState::AwaitingConfirmation)));
-    let mut scans = scan_share::Entity::find()
-        .filter(scan_share::Column::OrgId.eq(org.0))
+    let scans = scan_share::Entity::find()
+        .filter(scan_share::Column::NodeId.is_in(ids()))
         .filter(scan_share::Column::State.is_in(open_states()));
-    if let Which::One(NodeId(id)) = which {
-        nodes = nodes.filter(node::Column::Id.eq(id));
-        streams = streams.filter(node_stream::Column::NodeId.eq(id));
-        invitations = invitations.filter(invitation::Column::NodeId.eq(id));
-        scans = scans.filter(scan_share::Column::NodeId.eq(id));
-    }
     let last_stream = |stream: node_stream::Model| {
         let last = LastStream {
             replica: ReplicaId(stream.replica.0),
@@ -200,7 +199,6 @@ pub(crate) async fn rows(
         .await?
         .into_iter()
         .collect();
-    let nodes = nodes.all(db).await?;
     let sites: BTreeMap<i64, String> = site::Entity::find()
         .filter(site::Column::Id.is_in(nodes.iter().map(|node| node.site_id)))
         .all(db)

@@ -7,6 +7,7 @@ use fleet_inventory::{Circumstances, Firing, Run, TimingText, firing};
 use sea_orm::{FromQueryResult, Statement};
 
 use super::{
+    accounts::lock_org,
     audit, codec, commands,
     entity::{node, operator, scan, schedule, schedule_run},
     nodes, scans,
@@ -41,6 +42,8 @@ impl Schedules for SqlStore {
         actor: Actor,
     ) -> Result<ScheduleRow, ScheduleError> {
         transaction!(self, "create_schedule", |tx| {
+            // Two operators must not both create the last one.
+            lock_org(tx, new.org).await?;
             let of_org = schedule::Entity::find().filter(schedule::Column::OrgId.eq(new.org.0));
             if of_org.count(tx).await? >= SCHEDULES_OF_AN_ORG as u64 {
                 return refuse(ScheduleError::TooMany);
@@ -189,7 +192,8 @@ impl Schedules for SqlStore {
                 (Firing::Scan, Err(reason)) => (Settled::LeftOut(reason.clone()), None),
                 (Firing::Scan, Ok(new)) => {
                     // A schedule that was changed since the plan was made runs as it is now.
-                    if (&new.choice, new.operator.0) != (&row.choice.0, row.operator_id) {
+                    let is_same = plans(&row, new)?;
+                    if !is_same || new.operator.0 != row.operator_id {
                         return Ok(Settled::Stale);
                     }
                     let subject = format!(" of {}", shown(run.schedule, &row.name));
@@ -232,6 +236,9 @@ impl Schedules for SqlStore {
             let Some(row) = row.filter(|row| row.org_id == new.org.0) else {
                 return refuse(RunNowError::NotFound(id));
             };
+            if !plans(&row, &new)? {
+                return refuse(RunNowError::Changed(id));
+            }
             if let Some(open) = open_scan(tx, &row).await? {
                 return refuse(RunNowError::Open(open));
             }
@@ -259,6 +266,11 @@ impl Schedules for SqlStore {
             Ok(new.id)
         })
     }
+}
+
+/// Whether a scan was planned for what the schedule says now.
+fn plans(row: &schedule::Model, new: &NewScan) -> Result<bool, DbErr> {
+    Ok(new.choice == row.choice.0 && codec::read_request(&row.request)? == new.request)
 }
 
 fn shown(id: ScheduleId, name: &str) -> String {

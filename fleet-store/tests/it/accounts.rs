@@ -567,7 +567,7 @@ async fn the_last_administrator_stays(site: Site) {
     );
     let members = site
         .store
-        .list_members(site.org, at(2))
+        .list_members(site.org, fleet_store::ListPage::FIRST, at(2))
         .await
         .expect("read");
     let shown: Vec<_> = members
@@ -611,7 +611,10 @@ async fn a_removed_operator_leaves_the_email_and_nothing_that_opens(site: Site) 
         site.operator
     );
     assert!(
-        site.store.list_codes(site.org).await.is_ok(),
+        site.store
+            .list_codes(site.org, fleet_store::ListPage::FIRST)
+            .await
+            .is_ok(),
         "what refers to the operator still reads"
     );
 }
@@ -634,7 +637,11 @@ async fn another_tenants_operators_are_not_found(site: Site) {
     for refused in [role, removed, password] {
         assert!(matches!(refused, Err(MemberError::NotFound(of)) if of == id));
     }
-    let members = site.store.list_members(other, at(2)).await.expect("read");
+    let members = site
+        .store
+        .list_members(other, fleet_store::ListPage::FIRST, at(2))
+        .await
+        .expect("read");
     assert!(
         members
             .iter()

@@ -100,7 +100,7 @@ impl Site {
         tested.await.expect("a test")
     }
 
-    async fn settled(&self, id: AlertDeliveryId, attempt: u32, after: AfterAttempt) -> bool {
+    async fn concluded(&self, id: AlertDeliveryId, attempt: u32, after: AfterAttempt) -> bool {
         let settled = self
             .store
             .settle_alert(id, attempt, after, "HTTP 500", at(101));
@@ -387,13 +387,16 @@ async fn a_message_is_leased_to_one_server(site: Site) {
         again.len() == 20 && again.iter().all(|(_, attempt)| *attempt == 2),
         "{again:?}"
     );
-    assert!(!site.settled(ids[0], 1, AfterAttempt::Delivered).await);
-    assert!(site.settled(ids[0], 2, AfterAttempt::Delivered).await);
+    assert!(!site.concluded(ids[0], 1, AfterAttempt::Delivered).await);
+    assert!(site.concluded(ids[0], 2, AfterAttempt::Delivered).await);
     assert!(
-        !site.settled(ids[0], 2, AfterAttempt::Failed).await,
+        !site.concluded(ids[0], 2, AfterAttempt::Failed).await,
         "it ended"
     );
-    assert!(site.settled(ids[1], 2, AfterAttempt::Again(at(500))).await);
+    assert!(
+        site.concluded(ids[1], 2, AfterAttempt::Again(at(500)))
+            .await
+    );
     assert_eq!(site.leased(at(499)).await.len(), 18, "of the other servers");
     assert_eq!(site.leased(at(500)).await, [(ids[1], 3)]);
     let delivered = Some(AlertDeliveryState::Delivered);
@@ -418,7 +421,7 @@ async fn a_failed_message_can_be_retried(site: Site) {
     let waiting = AlertDeliveryState::Waiting;
     assert!(matches!(refused, Err(AlertError::NotFailed(_, state)) if state == waiting));
     assert_eq!(site.leased(at(100)).await, [(id, 1)]);
-    assert!(site.settled(id, 1, AfterAttempt::Failed).await);
+    assert!(site.concluded(id, 1, AfterAttempt::Failed).await);
     assert_eq!(site.leased(at(90_000)).await, []);
     let again = retry(at(90_000)).await.expect("again");
     assert_eq!((again.attempts, again.answer.as_str()), (0, "HTTP 500"));
@@ -546,7 +549,7 @@ async fn old_messages_are_deleted(site: Site) {
     }
     let leased = site.leased(at(100)).await;
     for (id, attempt) in &leased[..2] {
-        assert!(site.settled(*id, *attempt, AfterAttempt::Delivered).await);
+        assert!(site.concluded(*id, *attempt, AfterAttempt::Delivered).await);
     }
     let delete = async |before| {
         let deleted = site.store.delete_old_alerts(before, 1).await;

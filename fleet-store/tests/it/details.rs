@@ -295,12 +295,12 @@ async fn labels_are_found_by_the_search(site: Site) {
     };
     assert_eq!(found("label:rack*").await, [1, 2]);
     assert_eq!(found("label:SPARE").await, [1]);
-    assert_eq!(found("label:other").await, []);
+    assert_eq!(found("label:other").await, Vec::<i64>::new());
     let actions: Vec<String> = site
         .audited()
         .await
         .into_iter()
-        .map(|one| format!("{} {}", one.action, one.subject))
+        .map(|one| format!("{} {}", one.entry.action, one.entry.subject))
         .collect();
     assert_eq!(
         actions
@@ -392,7 +392,7 @@ async fn a_note_is_replaced_and_deleted(site: Site) {
         .audited()
         .await
         .into_iter()
-        .filter(|one| one.action == "device.note");
+        .filter(|one| one.entry.action == "device.note");
     assert_eq!(notes.count(), 3);
 }
 

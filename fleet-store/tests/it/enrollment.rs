@@ -25,7 +25,11 @@ contract! {
 
 async fn a_code_leads_to_a_confirmed_node(site: Site) {
     let code = site.code("code").await;
-    let open = site.store.list_codes(site.org).await.expect("read");
+    let open = site
+        .store
+        .list_codes(site.org, fleet_store::ListPage::FIRST)
+        .await
+        .expect("read");
     assert_eq!(open.len(), 1);
     assert_eq!(
         (
@@ -78,7 +82,13 @@ async fn a_code_leads_to_a_confirmed_node(site: Site) {
         .expect("read")
         .expect("there");
     assert_eq!((node.state, node.invitation), (NodeState::Confirmed, None));
-    assert_eq!(site.store.list_codes(site.org).await.expect("read"), []);
+    assert_eq!(
+        site.store
+            .list_codes(site.org, fleet_store::ListPage::FIRST)
+            .await
+            .expect("read"),
+        []
+    );
     let actions: Vec<_> = site
         .audited()
         .await
@@ -100,7 +110,11 @@ async fn the_fingerprint_covers_both_keys_of_a_node_that_proved_them(site: Site)
     site.code("both").await;
     let both = Fingerprint::of_both(&new.identity_key, &new.encryption_key);
     let registered = site.store.register_node(new).await.expect("registered");
-    let nodes = site.store.list_nodes(site.org).await.expect("read");
+    let nodes = site
+        .store
+        .list_nodes(site.org, fleet_store::ListPage::FIRST)
+        .await
+        .expect("read");
     let node = nodes.iter().find(|node| node.id == registered.node);
     assert_eq!(node.map(|node| node.fingerprint), Some(both));
 }
@@ -249,7 +263,7 @@ async fn revoking_an_awaiting_node_needs_its_invitation(site: Site) {
     ));
     let open: Vec<_> = site
         .store
-        .list_codes(site.org)
+        .list_codes(site.org, fleet_store::ListPage::FIRST)
         .await
         .expect("read")
         .into_iter()
@@ -348,7 +362,13 @@ async fn revoking_voids_everything_of_the_node(site: Site) {
         site.store.node(site.org, node.id).await.expect("read"),
         None
     );
-    assert_eq!(site.store.list_nodes(site.org).await.expect("read"), []);
+    assert_eq!(
+        site.store
+            .list_nodes(site.org, fleet_store::ListPage::FIRST)
+            .await
+            .expect("read"),
+        []
+    );
     assert_eq!(
         site.number("SELECT count(*) FROM node").await,
         1,
@@ -381,10 +401,16 @@ async fn the_sweep_expires_codes_and_unconfirmed_nodes(site: Site) {
             .expect("swept"),
         0
     );
-    assert_eq!(site.store.list_codes(site.org).await.expect("read"), []);
+    assert_eq!(
+        site.store
+            .list_codes(site.org, fleet_store::ListPage::FIRST)
+            .await
+            .expect("read"),
+        []
+    );
     let live: Vec<_> = site
         .store
-        .list_nodes(site.org)
+        .list_nodes(site.org, fleet_store::ListPage::FIRST)
         .await
         .expect("read")
         .into_iter()
@@ -450,8 +476,20 @@ async fn another_tenants_ids_are_not_found(site: Site) {
         site.store.node(other, waiting.node).await.expect("read"),
         None
     );
-    assert_eq!(site.store.list_nodes(other).await.expect("read"), []);
-    assert_eq!(site.store.list_codes(other).await.expect("read"), []);
+    assert_eq!(
+        site.store
+            .list_nodes(other, fleet_store::ListPage::FIRST)
+            .await
+            .expect("read"),
+        []
+    );
+    assert_eq!(
+        site.store
+            .list_codes(other, fleet_store::ListPage::FIRST)
+            .await
+            .expect("read"),
+        []
+    );
     let code = site.code("mine").await;
     let cancel = site
         .store
@@ -488,7 +526,11 @@ async fn a_node_is_renamed_to_a_free_name_only(site: Site) {
     );
     rename(&north, site.org, "east").await.expect("renamed");
     rename(&south, site.org, "north").await.expect("renamed");
-    let nodes = site.store.list_nodes(site.org).await.expect("read");
+    let nodes = site
+        .store
+        .list_nodes(site.org, fleet_store::ListPage::FIRST)
+        .await
+        .expect("read");
     let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
     assert_eq!(names, ["east", "north"]);
     let audit = site.store.list_audit(site.org, None, 10).await;

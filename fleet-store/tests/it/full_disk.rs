@@ -100,7 +100,10 @@ async fn fill_and_free(disk: &SmallDisk, url: &str, rounds: usize, attempts: usi
         .expect("opened");
     let account = again.account("free-0@acme.test", None).await;
     let org = account.expect("read").expect("created").org;
-    let stored = again.list_members(org, at(0)).await.expect("read");
+    let stored = again
+        .list_members(org, fleet_store::ListPage::FIRST, at(0))
+        .await
+        .expect("read");
     let stored: BTreeSet<_> = stored.into_iter().map(|member| member.email).collect();
     let lost: Vec<_> = acknowledged.difference(&stored).collect();
     assert!(lost.is_empty(), "{lost:?}");

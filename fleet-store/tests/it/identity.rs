@@ -402,7 +402,11 @@ async fn only_a_revoked_node_is_replaced_and_by_one(site: Site) {
             .await
             .expect("a code");
     }
-    let open = site.store.list_codes(site.org).await.expect("read");
+    let open = site
+        .store
+        .list_codes(site.org, fleet_store::ListPage::FIRST)
+        .await
+        .expect("read");
     assert!(open.iter().all(|code| code.replaces == Some(north)));
     let first = site
         .store
@@ -433,7 +437,11 @@ async fn only_a_revoked_node_is_replaced_and_by_one(site: Site) {
         .register_node(Site::newcomer("two", "two"))
         .await
         .expect("registered");
-    let revoked = site.store.list_revoked_nodes(site.org).await.expect("read");
+    let revoked = site
+        .store
+        .list_revoked_nodes(site.org, fleet_store::ListPage::FIRST)
+        .await
+        .expect("read");
     assert_eq!(
         revoked.iter().map(|node| node.id).collect::<Vec<_>>(),
         [first.node, north]

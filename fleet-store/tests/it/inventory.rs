@@ -454,7 +454,10 @@ async fn a_deleted_device_that_is_found_again_is_a_new_one(site: Site) {
         let found = site.store.device(site.org, name.clone()).await;
         assert_eq!(found.expect("read"), None, "{name:?}");
     }
-    let bound = site.store.list_bound_devices(site.org, None).await;
+    let bound = site
+        .store
+        .list_bound_devices(site.org, None, fleet_store::ListPage::FIRST)
+        .await;
     assert_eq!(bound.expect("read"), []);
     let undone = site
         .store

@@ -20,6 +20,7 @@ mod hosts;
 mod identity;
 mod interruptions;
 mod inventory;
+mod lists;
 mod operators;
 mod overview;
 mod ownership;

@@ -137,7 +137,7 @@ async fn a_device_is_bound_to_one_node_and_the_same_again_changes_nothing(site: 
     );
     let bound = site
         .store
-        .list_bound_devices(site.org, Some(north.id))
+        .list_bound_devices(site.org, Some(north.id), fleet_store::ListPage::FIRST)
         .await
         .expect("read");
     assert_eq!(bound.len(), 1);
@@ -221,7 +221,7 @@ async fn another_tenants_devices_and_nodes_are_not_there(site: Site) {
     site.bind(north.id, device).await.expect("bound");
     let seen = site
         .store
-        .list_bound_devices(other, None)
+        .list_bound_devices(other, None, fleet_store::ListPage::FIRST)
         .await
         .expect("read");
     assert_eq!(seen, []);
@@ -257,7 +257,7 @@ async fn revocation_releases_every_bound_device(site: Site) {
     }
     let bound = site
         .store
-        .list_bound_devices(site.org, None)
+        .list_bound_devices(site.org, None, fleet_store::ListPage::FIRST)
         .await
         .expect("read");
     assert_eq!(

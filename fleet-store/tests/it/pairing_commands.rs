@@ -229,7 +229,10 @@ async fn a_result_sets_the_status_and_the_binding_together(site: Site) {
     assert_eq!(site.came_of(pairing).await, (expected.clone(), None));
     site.acked(north, command, AckCode::Ok).await;
     assert_eq!(site.came_of(pairing).await, (expected, Some(Code::Ok)));
-    let bound = site.store.list_bound_devices(site.org, None).await;
+    let bound = site
+        .store
+        .list_bound_devices(site.org, None, fleet_store::ListPage::FIRST)
+        .await;
     assert!(
         bound
             .expect("read")

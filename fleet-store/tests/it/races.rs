@@ -63,7 +63,11 @@ async fn of_many_with_one_code_one_registers(site: Site) {
         "{lost:?}"
     );
     assert_eq!(
-        site.store.list_nodes(site.org).await.expect("read").len(),
+        site.store
+            .list_nodes(site.org, fleet_store::ListPage::FIRST)
+            .await
+            .expect("read")
+            .len(),
         1
     );
 }
@@ -88,7 +92,11 @@ async fn of_many_with_one_name_one_registers(site: Site) {
             .all(|answer| matches!(answer, Err(RegisterError::NameTaken(_)))),
         "{lost:?}"
     );
-    let open = site.store.list_codes(site.org).await.expect("read");
+    let open = site
+        .store
+        .list_codes(site.org, fleet_store::ListPage::FIRST)
+        .await
+        .expect("read");
     assert_eq!(
         open.iter().filter(|code| code.node.is_none()).count() as u64,
         MANY - 1,
@@ -409,7 +417,7 @@ async fn administrators_who_remove_each_other_leave_one(site: Site) {
     );
     let members = site
         .store
-        .list_members(site.org, at(3))
+        .list_members(site.org, fleet_store::ListPage::FIRST, at(3))
         .await
         .expect("read");
     let admins = members.iter().filter(|member| member.role == Role::Admin);

@@ -61,7 +61,7 @@ async fn coordination_needs_no_connection_of_the_requests(site: Site) {
     let store = store.expect("opened");
     let mut notified = store.notifications().await.expect("subscribed");
     // The only connection of the requests is taken while the subscription holds its own.
-    let held = store.list_nodes(site.org);
+    let held = store.list_nodes(site.org, fleet_store::ListPage::FIRST);
     let heartbeat = store.count_heartbeat(ReplicaId([1; 16]), [3; 32], at(1));
     let (held, heartbeat) = tokio::join!(held, heartbeat);
     assert_eq!(held.expect("read"), []);

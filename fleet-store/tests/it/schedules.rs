@@ -17,6 +17,8 @@ contract! {
     a_run_waits_for_the_end_of_the_previous_one
     a_run_needs_a_living_operator_who_may_start_scans
     changes_are_of_one_organization_and_recorded
+    a_run_that_was_planned_for_other_targets_does_not_start
+    operators_who_race_create_no_schedule_beyond_the_limit
     names_and_numbers_are_limited
     the_last_runs_are_kept
     a_run_by_hand_starts_a_scan_and_keeps_the_next_run
@@ -332,6 +334,45 @@ async fn changes_are_of_one_organization_and_recorded(site: Site) {
     assert_eq!(actions, expected.map(|action| format!("schedule.{action}")));
 }
 
+async fn a_run_that_was_planned_for_other_targets_does_not_start(site: Site) {
+    let node = site.node("north").await;
+    let row = site.scheduled(node, "nightly").await;
+    let settled = site.settled(&row, run(3_600), 3_605);
+    let mut scan = row.scan.clone();
+    scan.request.mode = fleet_discovery::Mode::Target("10.0.9.0/24".to_owned());
+    let change = ScheduleChange::Replace {
+        scan: Box::new(scan),
+        operator: site.operator,
+        next: Some(run(3_600)),
+    };
+    let changed = site
+        .store
+        .change_schedule(site.org, row.id, change, site.actor(), at(30));
+    changed.await.expect("changed");
+    let started = site.store.settle_run(settled).await.expect("settled");
+    assert_eq!(started, Settled::Stale);
+    let (row, runs) = site.read_schedule(row.id).await;
+    assert_eq!((row.last_scan, runs.len()), (None, 0));
+}
+
+async fn operators_who_race_create_no_schedule_beyond_the_limit(site: Site) {
+    let node = site.node("north").await;
+    for number in 1..SCHEDULES_OF_AN_ORG {
+        site.scheduled(node, &number.to_string()).await;
+    }
+    let mut tries = Vec::new();
+    for number in 0..8 {
+        let store = site.another().await;
+        let new = site.new_schedule(site.operator, node, &format!("last {number}"));
+        let actor = site.actor();
+        tries.push(async move { store.create_schedule(new, actor).await.is_ok() });
+    }
+    let created = at_once(tries).await;
+    assert_eq!(created.iter().filter(|created| **created).count(), 1);
+    let stored = site.store.schedules(site.org).await.expect("read");
+    assert_eq!(stored.len(), SCHEDULES_OF_AN_ORG);
+}
+
 async fn names_and_numbers_are_limited(site: Site) {
     let node = site.node("north").await;
     let first = site.scheduled(node, "0").await;
@@ -399,6 +440,11 @@ async fn a_run_by_hand_starts_a_scan_and_keeps_the_next_run(site: Site) {
     let refused = run_now(row.id, now("10.0.0.0/24")).await;
     assert!(
         matches!(refused, Err(RunNowError::Open(open)) if open == scan),
+        "{refused:?}"
+    );
+    let refused = run_now(row.id, now("10.0.1.0/24")).await;
+    assert!(
+        matches!(refused, Err(RunNowError::Changed(changed)) if changed == row.id),
         "{refused:?}"
     );
     let refused = run_now(id(), now("10.0.0.0/24")).await;

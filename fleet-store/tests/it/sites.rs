@@ -40,7 +40,11 @@ fn devices() -> Vec<Row> {
 impl Site {
     /// Moves a node to the site of another one.
     pub(crate) async fn shares_site(&self, node: NodeId, with: NodeId) {
-        let rows = self.store.list_nodes(self.org).await.expect("read");
+        let rows = self
+            .store
+            .list_nodes(self.org, fleet_store::ListPage::FIRST)
+            .await
+            .expect("read");
         let site = rows.iter().find(|row| row.id == with).expect("a node").site;
         self.store
             .move_node(self.org, node, Some(site), self.actor(), at(4))
@@ -166,7 +170,12 @@ async fn a_node_moves_only_to_a_site_of_its_organization(site: Site) {
     let node = site.confirmed("north").await;
     let other = site.other_org().await;
     let stranger = site.confirmed_in(other, "elsewhere").await;
-    let theirs = site.store.list_nodes(other).await.expect("read")[0].site;
+    let theirs = site
+        .store
+        .list_nodes(other, fleet_store::ListPage::FIRST)
+        .await
+        .expect("read")[0]
+        .site;
     let moved = |node, to| {
         let store = site.store.clone();
         let (org, actor) = (site.org, site.actor());
@@ -185,7 +194,11 @@ async fn a_node_moves_only_to_a_site_of_its_organization(site: Site) {
         "{refused:?}"
     );
     let own = moved(node, None).await.expect("moved");
-    let rows = site.store.list_nodes(site.org).await.expect("read");
+    let rows = site
+        .store
+        .list_nodes(site.org, fleet_store::ListPage::FIRST)
+        .await
+        .expect("read");
     assert_eq!((rows[0].site, rows[0].site_name.as_str()), (own, "north"));
     let audited = site.audited().await;
     let moves = audited.iter().filter(|row| row.entry.action == "node.move");

@@ -1,13 +1,14 @@
 //! The state of a connection, shared between the accept loop and the calls on the connection.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
 };
 
 use tokio_util::sync::CancellationToken;
 
 use super::table::{ConnectionTable, Source};
+use crate::server::Payer;
 
 /// How far the peer is trusted. Only grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,6 +51,8 @@ struct State {
     plain: AtomicU64,
     active: AtomicUsize,
     close: CancellationToken,
+    /// The caller whose authenticated connection this is.
+    caller: OnceLock<Payer>,
     table: Arc<ConnectionTable>,
 }
 
@@ -62,6 +65,7 @@ impl ConnectionGuard {
             plain: AtomicU64::new(0),
             active: AtomicUsize::new(0),
             close: CancellationToken::new(),
+            caller: OnceLock::new(),
             table,
         }))
     }
@@ -77,11 +81,13 @@ impl ConnectionGuard {
             .fetch_max(Standing::Plain as u8, Ordering::Relaxed);
     }
 
-    /// Records an authenticated call. The connection stays open and may use the slots reserved for authenticated peers.
-    pub fn mark_authenticated(&self) {
+    /// Records an authenticated call of a caller. The connection stays open and may use the slots reserved for
+    /// authenticated peers, unless the caller has too many such connections already. It then counts as one of plain
+    /// requests: it may be evicted, and ends when it has no calls.
+    pub fn mark_authenticated(&self, caller: Payer) {
         // Only the first authenticated call takes the lock of the table.
-        if self.standing() < Standing::Authenticated {
-            self.0.table.recognize(self);
+        if self.standing() < Standing::Authenticated && !self.0.table.recognize(self, caller) {
+            self.mark_plain();
         }
     }
 
@@ -111,6 +117,17 @@ impl ConnectionGuard {
 
     pub(super) fn standing(&self) -> Standing {
         Standing::of(self.0.standing.load(Ordering::Relaxed))
+    }
+
+    /// The caller that is counted for this connection.
+    pub(super) fn caller(&self) -> Option<Payer> {
+        self.0.caller.get().copied()
+    }
+
+    /// Called by the table only, under its lock.
+    pub(super) fn set_caller(&self, caller: Payer) {
+        // A connection is recognized once.
+        let _ = self.0.caller.set(caller);
     }
 
     /// Called by the table only, under its lock.

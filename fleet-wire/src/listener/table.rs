@@ -5,7 +5,7 @@
 //! round trips.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     net::{IpAddr, Ipv4Addr},
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,11 +17,16 @@ use super::{
     config::{ListenerConfig, ListenerCounts, count},
     guard::{ConnectionGuard, Standing},
 };
+use crate::server::Payer;
 
 /// Most evicted connections that have not closed yet. The bounds can be exceeded by this number for a moment.
 pub(super) const EVICTING: usize = 64;
 /// Number of the oldest connections among which one without a call is preferred for eviction.
 const LOOK: usize = 16;
+
+/// Authenticated connections of one caller, which stay open and are never evicted. A node has one or two, and a browser
+/// six. Without the limit, one node could hold every slot of the port.
+pub(super) const A_CALLER: usize = 512;
 
 /// What counts as one peer: an IPv4 address, or an IPv6 /64, since one host can use all of it (RFC 6177).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,6 +82,8 @@ struct Slots {
     crowds: BTreeSet<(Source, u64)>,
     /// All connections by source, without exempt sources.
     sources: BTreeMap<Source, Tally>,
+    /// Authenticated connections by caller; no entry is zero.
+    callers: HashMap<Payer, usize>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -148,15 +155,24 @@ impl ConnectionTable {
             .count()
     }
 
-    /// Records that a peer has authenticated, unless it is evicted already.
-    pub(super) fn recognize(&self, guard: &ConnectionGuard) {
+    /// Records that a peer has authenticated, unless it is evicted already. Returns whether the caller has few enough
+    /// such connections.
+    pub(super) fn recognize(&self, guard: &ConnectionGuard, caller: Payer) -> bool {
         let mut slots = self.slots();
         // Checked again under the lock, because the
         // connection may have been evicted in the meantime.
-        if guard.standing() < Standing::Authenticated {
-            guard.set_standing(Standing::Authenticated);
-            slots.forget(guard);
+        if guard.standing() >= Standing::Authenticated {
+            return true;
         }
+        let held = slots.callers.entry(caller).or_default();
+        if *held >= A_CALLER {
+            return false;
+        }
+        *held += 1;
+        guard.set_caller(caller);
+        guard.set_standing(Standing::Authenticated);
+        slots.forget(guard);
+        true
     }
 
     pub(super) fn total(&self) -> usize {
@@ -237,6 +253,14 @@ impl Slots {
     /// Frees the slot of a connection.
     fn vacate(&mut self, guard: &ConnectionGuard) {
         self.total -= 1;
+        if let Some(caller) = guard.caller()
+            && let Entry::Occupied(mut held) = self.callers.entry(caller)
+        {
+            *held.get_mut() -= 1;
+            if *held.get() == 0 {
+                held.remove();
+            }
+        }
         if let Some(source) = guard.source()
             && let Some(tally) = self.sources.get_mut(&source)
         {
@@ -255,5 +279,49 @@ pub(super) struct Slot(pub(super) ConnectionGuard);
 impl Drop for Slot {
     fn drop(&mut self) {
         self.0.table().release(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_caller_cannot_hold_every_slot() {
+        let table = ConnectionTable::new(&ListenerConfig {
+            max_connections: A_CALLER + 8,
+            reserved: 4,
+            ..ListenerConfig::plaintext()
+        });
+        let (hostile, honest) = (Payer::of(1_u8), Payer::of(2_u8));
+        let admit = || table.admit(IpAddr::from([192, 0, 2, 1])).expect("a slot");
+        let mut held = Vec::new();
+        for _ in 0..A_CALLER {
+            let slot = admit();
+            slot.0.mark_authenticated(hostile);
+            assert!(slot.0.is_authenticated());
+            held.push(slot);
+        }
+        // More of them are evicted when others come.
+        let more: Vec<Slot> = (0..8).map(|_| admit()).collect();
+        for slot in &more {
+            slot.0.mark_authenticated(hostile);
+            assert!(!slot.0.is_authenticated());
+        }
+        let other = admit();
+        other.0.mark_authenticated(honest);
+        assert!(other.0.is_authenticated());
+        assert!(
+            more.iter()
+                .any(|slot| slot.0.standing() == Standing::Evicted)
+        );
+        // A closed connection makes room for another one of the caller.
+        drop(held.pop());
+        let again = admit();
+        again.0.mark_authenticated(hostile);
+        assert!(again.0.is_authenticated());
+        drop((held, more, other, again));
+        assert!(table.slots().callers.is_empty());
+        assert_eq!(table.total(), 0);
     }
 }

@@ -228,9 +228,9 @@ impl Inner {
         if let Some(principal) = admitted.principal {
             held.1 = Some(principal.clone());
             request.extensions_mut().extend(principal);
-            connection
-                .iter()
-                .for_each(ConnectionGuard::mark_authenticated);
+            if let Some(connection) = &connection {
+                connection.mark_authenticated(admitted.payer);
+            }
         }
         // The engine reads the body to its end before it reports an unknown method or encoding. An open stream has no
         // end, so such a request is passed on without its body.

@@ -182,6 +182,7 @@ fn fields_that_upstream_renamed_are_read_by_both_names() {
                 ports: vec!["80".into()],
             },
         )),
+        max_rate: 0,
     };
     for name in ["nmap", "networkScan", "network_scan"] {
         let read =

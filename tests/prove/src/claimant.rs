@@ -97,7 +97,7 @@ async fn claim(scratch: &Scratch) -> Result<String> {
     ))
 }
 
-/// What identifies a record, and its owner.
+/// The identity of a record, and its owner.
 #[derive(Debug, PartialEq, Eq)]
 struct Record {
     identifier: String,
@@ -154,6 +154,7 @@ async fn passwords(live: &Live, node: &mut Node, names: &[String]) -> Result<usi
         credentials: Some(Credentials {
             username: "root".to_owned(),
             password: Some("password of the site".to_owned()),
+            ..Credentials::default()
         }),
     };
     let pairings = DevicePairingClient::new(live.channel()?);
@@ -177,6 +178,7 @@ fn network(octet: u8) -> DiscoverRequest {
             target: format!("10.{octet}.0.0/20"),
             ports: vec!["4028".to_owned()],
         })),
+        max_rate: 0,
     }
 }
 

@@ -55,7 +55,11 @@ async fn race(scratch: &Scratch) -> Result<String> {
             Err(error) => other.push(error),
         }
     }
-    let enrolled = scratch.store.list_nodes(live.org).await?.len();
+    let enrolled = scratch
+        .store
+        .list_nodes(live.org, fleet_store::ListPage::FIRST)
+        .await?
+        .len();
     let counts = live.counts.clone();
     live.stop().await?;
     ensure!(

@@ -40,15 +40,29 @@ impl Live {
         Self::serve(store, first_key(store).await?).await
     }
 
+    /// The same with the rate limits of a server.
+    pub(crate) async fn start_limited(store: &SqlStore) -> Result<Self> {
+        let rates = Some(fleet_server::Rates::default());
+        Self::serve_with(store, first_key(store).await?, rates).await
+    }
+
     /// Starts a server on a database whose operator has this key: another replica, or a restarted server.
     pub(crate) async fn serve(store: &SqlStore, key: String) -> Result<Self> {
+        Self::serve_with(store, key, None).await
+    }
+
+    async fn serve_with(
+        store: &SqlStore,
+        key: String,
+        rates: Option<fleet_server::Rates>,
+    ) -> Result<Self> {
         let environment: Arc<dyn Environment> = Arc::new(SystemEnvironment);
         let parsed = Secret::parse(SecretKind::OperatorKey, &key)?;
         let operator = store
             .operator_by_key(parsed.hash(), environment.now())
             .await?;
         let config = ServerConfig {
-            rates: None,
+            rates,
             ..ServerConfig::default()
         };
         let server = Server::start(config, Arc::new(store.clone()), environment);
@@ -281,6 +295,11 @@ impl Node {
             }
         }
         bail!("the stream of node {} ended without a command", self.id)
+    }
+
+    /// The session token.
+    pub(crate) fn token(&self) -> &str {
+        &self.token
     }
 
     /// The next message. None if the stream ended cleanly.

@@ -6,6 +6,7 @@
 mod addresses;
 mod claimant;
 mod codes;
+mod crowd;
 mod database;
 mod faults;
 mod live;
@@ -58,6 +59,11 @@ const BOUNDARY: &[Proof] = &[
         claim: "a node gets no record of a revoked node by a copied MAC or serial",
         run: claimant::run,
     },
+    Proof {
+        name: "crowd",
+        claim: "one node with 64 connections neither delays other callers nor fills the memory",
+        run: crowd::run,
+    },
 ];
 
 /// The suites by name.
@@ -68,6 +74,15 @@ const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    if words == [crowd::hostile::ARGUMENT] {
+        return match crowd::hostile::run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                println!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let suite = words.split_first().and_then(|(name, proofs)| {
         let (_, suite) = SUITES.iter().find(|(known, _)| known == name)?;
         Some((*suite, proofs))

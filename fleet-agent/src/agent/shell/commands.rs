@@ -89,15 +89,23 @@ impl Shell {
         }
     }
 
-    /// Logs a refusal. Unsupported commands are logged once: an upstream server sends telemetry commands all the time.
+    /// Logs a refusal. An unsupported command is no news: an upstream server sends telemetry commands all the time.
     fn log_refusal(&mut self, command: &WireCommandId, refusal: &Refusal) {
         let reason = &refusal.reason;
-        if refusal.code != AckCode::Unimplemented {
-            tracing::warn!(%command, reason, "refused a command");
-        } else if !std::mem::replace(&mut self.logged_unsupported, true) {
-            tracing::info!(%command, "the server sends commands that this node does not support, such as telemetry or miner commands; it finds and pairs devices");
-        } else {
+        if refusal.code == AckCode::Unimplemented {
             tracing::debug!(%command, reason, "refused a command");
+            self.state_limits();
+        } else {
+            tracing::warn!(%command, reason, "refused a command");
+        }
+    }
+
+    /// Logs the limits of this node under an upstream server, once.
+    pub(super) fn state_limits(&mut self) {
+        if !std::mem::replace(&mut self.stated_limits, true) {
+            tracing::info!(
+                "this node finds and pairs devices; it does not serve telemetry or miner commands of an upstream server"
+            );
         }
     }
 

@@ -162,6 +162,9 @@ impl Shell {
             self.route.connected();
             self.send_pins();
             tracing::info!(version = accepted.version, %capabilities, "connected to the server");
+            if capabilities.is_empty() {
+                self.state_limits();
+            }
         }
     }
 
@@ -182,8 +185,11 @@ impl Shell {
             }
             CallResult::Heartbeat(Ok(time)) => {
                 self.clock.update(now, time.as_ref());
-                self.route.call_succeeded();
                 self.link.heartbeat_done(now, Ok(()));
+                if self.route.call_succeeded() {
+                    // The next heartbeat tells the server.
+                    self.link.status_changed(now);
+                }
             }
             CallResult::Heartbeat(Err(failure)) => self.link.heartbeat_done(now, Err(failure)),
             CallResult::Upload {

@@ -355,7 +355,7 @@ impl<'a> Scene<'a> {
                 let node = Enrolled::new(world, admin).await;
                 let nodes = admin
                     .nodes()
-                    .list_nodes(&ListNodesRequest {}, admin.options())
+                    .list_nodes(&ListNodesRequest::default(), admin.options())
                     .await
                     .expect("listed");
                 let found = nodes

@@ -53,6 +53,7 @@ impl Keys for SqlStore {
                 created_at: row.created_at.0,
                 last_used_at: row.last_used_at.map(|at| at.0),
                 expires_at: row.expires_at.map(|at| at.0),
+                made_by: row.made_by.map(KeyId),
             };
             Ok(rows.into_iter().map(key).collect())
         };

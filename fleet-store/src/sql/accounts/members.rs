@@ -4,25 +4,32 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_core::Role;
 
-use super::{keys::living, lock, passwords, sessions, shown};
+use super::{keys::living, lock, lock_org, passwords, sessions, shown};
 use crate::{
-    Member, MemberError, MemberSession, Members,
+    ListPage, Member, MemberError, MemberSession, Members,
     sql::{
         audit,
-        entity::{browser_session, operator, operator_key, operator_password, org},
+        entity::{browser_session, operator, operator_key, operator_password},
         prelude::*,
     },
 };
 
 #[async_trait]
 impl Members for SqlStore {
-    async fn list_members(&self, org: OrgId, now: Timestamp) -> Result<Vec<Member>, StoreError> {
+    async fn list_members(
+        &self,
+        org: OrgId,
+        page: ListPage,
+        now: Timestamp,
+    ) -> Result<Vec<Member>, StoreError> {
         let db = self.reader();
         let read = async {
             let rows = operator::Entity::find()
                 .filter(operator::Column::OrgId.eq(org.0))
                 .filter(operator::Column::RemovedAt.is_null())
+                .filter(operator::Column::Id.gt(page.after))
                 .order_by_asc(operator::Column::Id)
+                .limit(u64::from(page.limit))
                 .all(db)
                 .await?;
             let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
@@ -175,10 +182,7 @@ async fn member(
     org: OrgId,
     id: OperatorId,
 ) -> Result<operator::Model, Failure<MemberError>> {
-    org::Entity::find_by_id(org.0)
-        .lock(LockType::NoKeyUpdate)
-        .one(tx)
-        .await?;
+    lock_org(tx, org).await?;
     let found = lock(tx, id).await?.filter(|found| found.org_id == org.0);
     found.ok_or(Failure::Refused(MemberError::NotFound(id)))
 }

@@ -1,13 +1,14 @@
 //! Invitations: the code that one node may use, from its creation to its end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_core::enrollment::{InvitationState, InvitationStep};
 
 use super::members;
 use crate::{
-    CancelCodeError, CreateCodeError, Invitation, Invitations, NewCode,
+    CancelCodeError, CreateCodeError, Invitation, Invitations, ListPage, NewCode, OPEN_CODES,
     sql::{
+        accounts::lock_org,
         audit, commands,
         entity::{invitation, operator},
         nodes,
@@ -19,6 +20,11 @@ use crate::{
 impl Invitations for SqlStore {
     async fn create_code(&self, new: NewCode) -> Result<PendingEnrollmentId, CreateCodeError> {
         transaction!(self, "create_code", |tx| {
+            lock_org(tx, new.org).await?;
+            let open = in_open_states().filter(invitation::Column::OrgId.eq(new.org.0));
+            if open.count(tx).await? >= OPEN_CODES {
+                return refuse(CreateCodeError::TooMany);
+            }
             if let Some(replaced) = new.replaces {
                 check_replaceable(tx, new.org, replaced).await?;
             }
@@ -46,16 +52,22 @@ impl Invitations for SqlStore {
         })
     }
 
-    async fn list_codes(&self, org: OrgId) -> Result<Vec<Invitation>, StoreError> {
+    async fn list_codes(&self, org: OrgId, page: ListPage) -> Result<Vec<Invitation>, StoreError> {
         let db = self.reader();
         let read = async {
-            let rows = in_open_states()
-                .filter(invitation::Column::OrgId.eq(org.0))
+            let mut open = in_open_states().filter(invitation::Column::OrgId.eq(org.0));
+            if page.after != 0 {
+                open = open.filter(invitation::Column::Id.lt(page.after));
+            }
+            let rows = open
                 .order_by_desc(invitation::Column::Id)
+                .limit(u64::from(page.limit))
                 .all(db)
                 .await?;
+            let creators: BTreeSet<i64> = rows.iter().filter_map(|row| row.created_by).collect();
             let emails: BTreeMap<i64, String> = operator::Entity::find()
                 .filter(operator::Column::OrgId.eq(org.0))
+                .filter(operator::Column::Id.is_in(creators))
                 .all(db)
                 .await?
                 .into_iter()

@@ -4,8 +4,9 @@ use fleet_core::enrollment::{InvitationStep, NodeState};
 
 use super::{fetches, invitations};
 use crate::{
-    ConfirmError, Enrollment, FetchKeyError, FetchingNode, KeyAnswer, KeyRequest, MoveNodeError,
-    NewNode, NodeRow, RegisterError, Registered, RenameNodeError, RevokeError, Revoked,
+    ConfirmError, Enrollment, FetchKeyError, FetchingNode, KeyAnswer, KeyRequest, ListPage,
+    MoveNodeError, NewNode, NodeRow, RegisterError, Registered, RenameNodeError, RevokeError,
+    Revoked,
     sql::{
         audit, completion,
         entity::{node, node_challenge, node_key, node_session},
@@ -226,14 +227,18 @@ impl Enrollment for SqlStore {
         })
     }
 
-    async fn list_nodes(&self, org: OrgId) -> Result<Vec<NodeRow>, StoreError> {
-        nodes::rows(self.reader(), org, Which::Live)
+    async fn list_nodes(&self, org: OrgId, page: ListPage) -> Result<Vec<NodeRow>, StoreError> {
+        nodes::rows(self.reader(), org, Which::Live(page))
             .await
             .during("list_nodes")
     }
 
-    async fn list_revoked_nodes(&self, org: OrgId) -> Result<Vec<NodeRow>, StoreError> {
-        nodes::rows(self.reader(), org, Which::Revoked)
+    async fn list_revoked_nodes(
+        &self,
+        org: OrgId,
+        page: ListPage,
+    ) -> Result<Vec<NodeRow>, StoreError> {
+        nodes::rows(self.reader(), org, Which::Revoked(page))
             .await
             .during("list_revoked_nodes")
     }

@@ -7,7 +7,7 @@ use fleet_core::PairingStatus;
 use fleet_pairing::{BindDecision, Binding, ServerClaim, decide_bind, decide_bind_to_server};
 
 use crate::{
-    BindError, Bindings, BoundDevice, Changed, DevicePairing, DeviceRow, UnbindError,
+    BindError, Bindings, BoundDevice, Changed, DevicePairing, DeviceRow, ListPage, UnbindError,
     sql::{
         audit, details, devices, endpoints,
         entity::{
@@ -360,6 +360,7 @@ impl Bindings for SqlStore {
         &self,
         org: OrgId,
         node: Option<NodeId>,
+        page: ListPage,
     ) -> Result<Vec<BoundDevice>, StoreError> {
         let db = self.reader();
         let read = async {
@@ -370,7 +371,9 @@ impl Bindings for SqlStore {
                 bindings = bindings.filter(binding::Column::NodeId.eq(node.0));
             }
             let bindings = bindings
+                .filter(binding::Column::DeviceId.gt(page.after))
                 .order_by_asc(binding::Column::DeviceId)
+                .limit(u64::from(page.limit))
                 .all(db)
                 .await?;
             let mut listed = Vec::with_capacity(bindings.len());

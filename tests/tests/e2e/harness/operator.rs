@@ -135,7 +135,9 @@ impl Operator {
 
     /// The nodes.
     pub(crate) async fn nodes(&self) -> Vec<Node> {
-        let nodes = self.nodes.list_nodes(&ListNodesRequest {}, self.call());
+        let nodes = self
+            .nodes
+            .list_nodes(&ListNodesRequest::default(), self.call());
         nodes.await.expect("nodes can be listed").nodes
     }
 
