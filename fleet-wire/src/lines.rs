@@ -37,6 +37,7 @@ fn device(sequence: i64, found: &DeviceFound) -> Value {
         "host_name": found.host_name,
         "host_name_source": found.host_name_source,
         "elapsed_ms": found.elapsed_ms,
+        "fleet_node_id": found.fleet_node_id,
     })
 }
 
@@ -57,6 +58,7 @@ fn host(sequence: i64, found: &HostFound) -> Value {
         "requests": host.requests,
         "record_command": host.record_command,
         "elapsed_ms": found.elapsed_ms,
+        "fleet_node_id": host.fleet_node_id,
     })
 }
 

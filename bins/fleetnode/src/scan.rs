@@ -266,6 +266,7 @@ impl Screen {
                 host_name: NamedBy::name_of(facts.host_name.as_ref()),
                 host_name_source: NamedBy::source_of(facts.host_name.as_ref()),
                 elapsed_ms: elapsed,
+                fleet_node_id: 0,
             }));
         }
         let mac = facts.mac.map(|mac| mac.to_string());
