@@ -35,6 +35,7 @@ fn device(sequence: i64, found: &DeviceFound) -> Value {
         "manufacturer": found.manufacturer,
         "firmware": found.firmware,
         "elapsed_ms": found.elapsed_ms,
+        "fleet_node_id": found.fleet_node_id,
     })
 }
 
@@ -55,6 +56,7 @@ fn host(sequence: i64, found: &HostFound) -> Value {
         "requests": host.requests,
         "record_command": host.record_command,
         "elapsed_ms": found.elapsed_ms,
+        "fleet_node_id": host.fleet_node_id,
     })
 }
 

@@ -734,6 +734,40 @@ def test_unidentified_hosts_are_listed_with_the_command_that_records_them(server
     assert page.script("return document.querySelectorAll('.hosts script, .hosts img').length") == 0
 
 
+def share(number: int, state: str, done: int, **fields) -> dict:
+    return {"fleetNodeId": str(number), "nodeName": f"barn-{number}", "state": f"SCAN_STATE_{state}", "targets": "254", "done": str(done), "commands": 1, **fields}
+
+
+def test_a_scan_over_several_nodes_has_a_line_for_each(server, page):
+    shares = [share(7, "RUNNING", 120), share(8, "RUNNING", 50), share(9, "QUEUED", 0)]
+    server.replies["NodeService/ListNodes"] = {"nodes": [node(), node(8, connected=False, lastSeenAt=ago(14)), node(9)]}
+    server.replies["ScanService/GetScan"] = {"scan": scan(shares=shares, siteId="2")}
+    page.open(f"#/scans/{SCAN}")
+    page.shows("120 of 254 targets probed")
+    page.until("the node that is away", lambda: "disconnected" in page.script("return document.querySelector('#shares').innerText"))
+    lines = page.script("return [...document.querySelectorAll('#shares li')].map((line) => line.innerText)")
+    assert len(lines) == 3, lines
+    assert "barn-8" in lines[1] and "continues by itself" in lines[1], lines
+    assert "waiting, 254 targets" in lines[2], lines
+    # One node fails, which does not end the scan.
+    failed = share(8, "FAILED", 50, reason=f"node 8 was revoked {HOSTILE}", code="failed_precondition")
+    server.replies["ScanService/GetScan"] = {"scan": scan(shares=[shares[0], failed, shares[2]])}
+    page.shows("was revoked")
+    assert page.script("return document.querySelectorAll('#shares script, #shares img').length") == 0
+    done = [share(7, "COMPLETED", 254), failed, share(9, "COMPLETED", 254)]
+    server.replies["ScanService/GetScan"] = {"scan": scan(state="PARTIAL", shares=done, endedAt=ago(1), ledger={"identified": "3", "targets": "762"})}
+    server.send(SCAN, {"type": "ledger", "seq": 1, "outcome": "partial", "targets": 762, "identified": 3, "elapsed_ms": 900, "reason": "node 8 (barn-8): node 8 was revoked"})
+    page.shows("Partially completed")
+    page.shows("254 of 254 targets probed")
+
+
+def test_a_scan_of_one_node_has_no_lines_of_nodes(server, page):
+    server.replies["ScanService/GetScan"] = {"scan": scan(shares=[share(7, "RUNNING", 120)])}
+    page.open(f"#/scans/{SCAN}")
+    page.shows("Node ")
+    assert not page.script("return document.querySelector('#shares').checkVisibility()")
+
+
 def full(server) -> None:
     """Sets replies that fill every view with long texts."""
     long = {"ip": LONG_ADDRESS, "port": 65535, "model": "Antminer S21+ Hyd. " * 3, "firmware": "LuxOS-2026.3.30.174759-b99dff377-" * 2}

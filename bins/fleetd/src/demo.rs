@@ -1,6 +1,7 @@
 //! `fleetd demo`: the whole product in one process. The server and the node are the real ones; `fleet-sim`
 //! simulates the devices on loopback sockets.
 
+mod later;
 mod node;
 mod show;
 
@@ -85,27 +86,59 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
         network,
         http: Port::new(Ports::UNPRIVILEGED.http).into_iter().collect(),
     };
-    let node = DemoNode::start(&base, &folder.path().join("node"), &operator, surroundings).await?;
+    let start = async |name: &str| {
+        let folder = folder.path().join(name);
+        DemoNode::start(&base, name, &folder, &operator, surroundings.clone()).await
+    };
+    let node = start("demo-node").await?;
     show.step(&format!(
         "node       {} enrolled, fingerprint {} compared",
         node.id, node.fingerprint
     ))?;
 
+    let first = node.id;
     tokio::select! {
-        scanned = scan(&operator, node.id, network, &mut show) => scanned?,
+        scanned = scan(&operator, first, network, &mut show) => scanned?,
         () = shutdown.cancelled() => {}
     }
+    let mut nodes = vec![node];
+    let mut site = Some(site);
     if !args.once && !shutdown.is_cancelled() {
-        show.sign_in(&base, EMAIL, password.expose(), &key, node.id)?;
+        nodes.push(start("demo-node-2").await?);
+        if let (Some(before), [first, second]) = (site.take(), nodes.as_slice()) {
+            tokio::select! {
+                later = later::run(&operator, (first, second), network, before, &show) => site = Some(later?),
+                () = shutdown.cancelled() => {}
+            }
+        }
+    }
+    if !args.once && !shutdown.is_cancelled() {
+        show.sign_in(&base, EMAIL, password.expose(), &key, first)?;
         shutdown.cancelled().await;
     }
-    // The node first, because it reports its last results to the server.
-    node.stop().await;
+    // The nodes first, because they report their last results to the server.
+    for node in nodes {
+        node.stop().await;
+    }
     server.drain().await;
     closing.cancel();
     port.await.context("the port's task failed")?;
-    site.shutdown().await;
+    if let Some(site) = site {
+        site.shutdown().await;
+    }
     Ok(())
+}
+
+/// The request to scan the site, at the default ports.
+fn network_request(network: Ipv4Network) -> DiscoverRequest {
+    let target = NmapModeRequest {
+        target: network.to_string(),
+        ports: Vec::new(),
+    };
+    DiscoverRequest {
+        mode: Some(Mode::Nmap(target)),
+        max_rate: 0,
+    }
 }
 
 /// Credentials of the demonstration's operator.
@@ -188,21 +221,14 @@ impl Operator {
 /// Starts a scan of the site's network and prints its events until it ends.
 async fn scan(operator: &Operator, node: i64, network: Ipv4Network, show: &mut Show) -> Result<()> {
     wait_for_stream(operator, node).await?;
-    let target = NmapModeRequest {
-        target: network.to_string(),
-        ports: Vec::new(),
-    };
-    let request = DiscoverRequest {
-        mode: Some(Mode::Nmap(target)),
-        max_rate: 0,
-    };
     let scans = ScanClient::new(operator.channel.clone());
     let requested_at = Instant::now();
     let start = StartScanRequest {
         // The database is new, so a fixed id is unique.
         request_id: "demo".to_owned(),
         fleet_node_id: node,
-        request: Some(request),
+        name: "first look".to_owned(),
+        request: Some(network_request(network)),
         ..StartScanRequest::default()
     };
     let scan = scans

@@ -264,6 +264,7 @@ impl Screen {
                 manufacturer: facts.manufacturer.clone(),
                 firmware: facts.firmware.clone(),
                 elapsed_ms: elapsed,
+                fleet_node_id: 0,
             }));
         }
         let mac = facts.mac.map(|mac| mac.to_string());

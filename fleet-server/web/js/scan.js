@@ -15,6 +15,7 @@ import { call } from "./rpc.js";
 import { deviceRows } from "./rows.js";
 import { scanTitle } from "./scanrows.js";
 import { selection } from "./selection.js";
+import { shareList, sharesOf } from "./shares.js";
 import { liveState, nodeLine, outcomeOf, scansAhead, stateOf, waitingText } from "./states.js";
 import { mapStrip } from "./strip.js";
 
@@ -53,6 +54,7 @@ export function scanView(root, scanId) {
   let elapsedAt = performance.now();
   let node;
   let ahead = [];
+  let nodes = [];
   let warnings = 0;
   // The unidentified hosts by address, each with its item; null if the list was full.
   const hosts = new Map();
@@ -93,12 +95,15 @@ export function scanView(root, scanId) {
     strip.setRequest(scan.request);
     fill(parts.about,
       scan.name ? h("span", {}, foreign(summary(scan.request))) : null,
-      h("span", {}, "Node ", h("strong", {}, foreign(scan.nodeName || scan.fleetNodeId))),
+      sharesOf(scan).length > 0
+        ? h("span", {}, h("strong", {}, count(scan.shares.length)), " nodes")
+        : h("span", {}, "Node ", h("strong", {}, foreign(scan.nodeName || scan.fleetNodeId))),
       h("span", {}, portSummary(scan.request)),
       scan.request?.maxRate ? h("span", {}, `at most ${count(scan.request.maxRate)} probes/s`) : null,
       h("span", {}, "created ", timeAgo(scan.createdAt),
         scan.startedBy && scan.startedBy !== currentOperator()?.email ? [" by ", foreign(scan.startedBy)] : null),
       scan.openScope ? h("span", { title: "The node chose addresses or ports itself, so its reports could not be checked against a list." }, "open scope") : null);
+    parts.shares.update(scan, nodes);
     if (!over) setState(stateOf(scan.state));
     const progress = scan.progress ?? {};
     setProgress(int(progress.done), int(progress.total), progress.phase, int(progress.elapsedMs));
@@ -202,6 +207,8 @@ export function scanView(root, scanId) {
     if (first) {
       announce(`${headline} ${reason}`);
       unchanged = poll(0, compare, { quiet: true });
+      // The event has the outcome of the scan, and not that of each node.
+      if (scan && sharesOf(scan).length > 0) load().catch(() => {});
     }
   }
 
@@ -276,13 +283,16 @@ export function scanView(root, scanId) {
   async function look() {
     if (over) return;
     const queued = state === stateOf("queued");
-    const [nodes, queue] = await Promise.all([
+    const [current, queue] = await Promise.all([
       listNodes(),
       queued && scan ? call("fleet.v1.ScanService/ListScans", { fleetNodeId: scan.fleetNodeId, limit: 200 }) : null,
-      queued || !scan ? load() : null,
+      queued || !scan || sharesOf(scan).length > 0 ? load() : null,
     ]);
     if (closed || !scan) return;
-    node = nodes.find((one) => String(one.fleetNodeId) === String(scan.fleetNodeId));
+    nodes = current;
+    parts.shares.update(scan, nodes);
+    // The state of a scan over several nodes is that of its shares.
+    node = sharesOf(scan).length > 0 ? undefined : nodes.find((one) => String(one.fleetNodeId) === String(scan.fleetNodeId));
     for (const one of nodes) names.set(String(one.fleetNodeId), one.name);
     ahead = queue ? scansAhead(scan, queue.scans ?? []) : [];
     schedule();
@@ -398,6 +408,7 @@ function layout(root) {
     found: h("strong", { id: "found" }, "0"),
     phase: h("span", { class: "phase", id: "phase" }),
     elapsed: h("strong", { id: "elapsed" }, "0.0 s"),
+    shares: shareList(),
     cancel: h("button", { type: "button", class: "button button-danger-outline", id: "cancel-scan", hidden: true }, "Cancel scan"),
     again: h("button", { type: "button", class: "button", id: "scan-again", hidden: true }, "Scan again"),
     outcome: h("div", { class: "outcome", hidden: true }),
@@ -431,7 +442,7 @@ function layout(root) {
   parts.hosts = h("section", { class: "panel hosts", "aria-labelledby": "hosts-title", hidden: true }, parts.hostsTitle,
     h("p", { class: "hint" }, "They answered, but no rule identified them. Record one on its node to add its make."), parts.hostList);
   parts.panel = h("section", { class: "panel scan-panel", "aria-label": "Progress and outcome" },
-    h("div", { class: "scan-panel-main" }, parts.live, parts.outcome),
+    h("div", { class: "scan-panel-main" }, parts.live, parts.outcome, parts.shares.element),
     h("div", { class: "scan-panel-actions" }, parts.cancel, parts.again));
   parts.columns = h("div", { class: "columns" },
     h("section", { class: "column-main", "aria-labelledby": "devices-title" },

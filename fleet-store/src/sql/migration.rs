@@ -29,6 +29,7 @@ const STEPS: &[Step] = steps![
     "m0009_boundary",
     "m0011_alerts",
     "m0012_overview",
+    "m0013_scan_shares",
     "m0015_device_page",
     "m0016_address_order",
 ];

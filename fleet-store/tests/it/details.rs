@@ -295,7 +295,7 @@ async fn labels_are_found_by_the_search(site: Site) {
     };
     assert_eq!(found("label:rack*").await, [1, 2]);
     assert_eq!(found("label:SPARE").await, [1]);
-    assert_eq!(found("label:other").await, []);
+    assert_eq!(found("label:other").await, Vec::<i64>::new());
     let actions: Vec<String> = site
         .audited()
         .await

@@ -232,6 +232,7 @@ async fn an_open_scope_closes_by_the_first_device(site: Site) {
     let scan = site
         .create(NewScan {
             request,
+            shares: vec![NewShare::of(node.id, &plan)],
             plan,
             ..site.new_scan(node.id, "10.0.0.0/24", &["80"])
         })
@@ -328,6 +329,7 @@ async fn pins_are_stored_before_the_first_report(site: Site) {
     let scan = site
         .create(NewScan {
             request,
+            shares: vec![NewShare::of(node.id, &plan)],
             plan,
             ..site.new_scan(node.id, "10.0.0.0/24", &["80"])
         })
