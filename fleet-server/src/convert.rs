@@ -6,7 +6,7 @@ mod scans;
 use std::{fmt::Display, str::FromStr, time::Duration};
 
 use fleet_core::{
-    DeviceFacts, NodeId, PairingStatus, Priority, RawDeviceReport, ScanState, Timestamp,
+    DeviceFacts, NamedBy, NodeId, PairingStatus, Priority, RawDeviceReport, ScanState, Timestamp,
     enrollment::NodeState, limits, presence, text::is_unsafe,
 };
 use fleet_discovery::{DeviceFound, Ledger, Mode, ScanEnded, ScanRequest, Tally};
@@ -206,6 +206,8 @@ pub(crate) fn raw_report(device: &gateway::DiscoveredDeviceReport) -> RawDeviceR
         mac: &device.mac_address,
         serial: &device.serial_number,
         evidence: &device.evidence,
+        host_name: &device.host_name,
+        host_name_source: &device.host_name_source,
     }
 }
 
@@ -291,6 +293,8 @@ pub(crate) fn device_found(found: &DeviceFound) -> fleet::DeviceFound {
         model: facts.model.clone(),
         manufacturer: facts.manufacturer.clone(),
         firmware: facts.firmware.clone(),
+        host_name: NamedBy::name_of(facts.host_name.as_ref()),
+        host_name_source: NamedBy::source_of(facts.host_name.as_ref()),
         elapsed_ms: i64::try_from(found.elapsed_ms).unwrap_or(i64::MAX),
         fleet_node_id: found.node.map_or(0, |node| node.0),
     }
@@ -477,6 +481,8 @@ pub(crate) fn device(row: DeviceRow, pairing: DevicePairing) -> fleet::Device {
         mac: facts.mac.map(|mac| mac.to_string()).unwrap_or_default(),
         first_seen: Some(timestamp(row.first_seen)),
         last_seen: Some(timestamp(row.last_seen)),
+        host_name: NamedBy::name_of(facts.host_name.as_ref()),
+        host_name_source: NamedBy::source_of(facts.host_name.as_ref()),
         missing_since: row.missing_since.map(timestamp),
         evidence: facts.evidence,
         aliases: row.aliases.into_iter().map(alias).collect(),

@@ -34,6 +34,8 @@ fn device(sequence: i64, found: &DeviceFound) -> Value {
         "model": found.model,
         "manufacturer": found.manufacturer,
         "firmware": found.firmware,
+        "host_name": found.host_name,
+        "host_name_source": found.host_name_source,
         "elapsed_ms": found.elapsed_ms,
         "fleet_node_id": found.fleet_node_id,
     })

@@ -5,12 +5,17 @@ mod later;
 mod node;
 mod show;
 
-use std::{io::Write, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    io::Write,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 use fleet_core::{AddressPolicy, Password, Port, Role, SecretKind};
 use fleet_server::{Environment, Server, ServerConfig, SystemEnvironment, hash_password};
-use fleet_sim::{Lab, Ports, Site};
+use fleet_sim::{Button, Device, Lab, Ports, Site, Truth};
 use fleet_store::{Actor, MigrateMode, NewOperator, Operators, PasswordHash, SqlStore};
 use fleet_wire::{
     client::{CallOptions, Channel, ChannelConfig},
@@ -34,6 +39,10 @@ use crate::{
 const SEED: u64 = 8_420;
 /// E-mail of the demonstration's operator.
 const EMAIL: &str = "demo@example.org";
+/// The broadcast address of the loopback interface.
+const LOOPBACK: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 255);
+/// The time between two presses of IP report buttons.
+const PRESS_EVERY: Duration = Duration::from_secs(3);
 /// Number of ports to try after a port in use.
 const PORTS: u16 = 100;
 
@@ -96,6 +105,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
         node.id, node.fingerprint
     ))?;
 
+    let buttons = tokio::spawn(press_buttons(site.site().clone()));
     let first = node.id;
     tokio::select! {
         scanned = scan(&operator, first, network, &mut show) => scanned?,
@@ -116,6 +126,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
         show.sign_in(&base, EMAIL, password.expose(), &key, first)?;
         shutdown.cancelled().await;
     }
+    buttons.abort();
     // The nodes first, because they report their last results to the server.
     for node in nodes {
         node.stop().await;
@@ -127,6 +138,22 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
         site.shutdown().await;
     }
     Ok(())
+}
+
+/// Presses the IP report buttons of devices in turn, so a scan that listens for them has devices to show.
+async fn press_buttons(site: Site) {
+    let ports = [Ports::UNPRIVILEGED.cgminer, Ports::UNPRIVILEGED.http];
+    let is_known = |device: &&Device| matches!(device.truth(&ports), Truth::Identified(_));
+    let devices = site.devices.iter().filter(is_known);
+    let buttons: Vec<Button> = devices
+        .filter_map(|one| Button::of(one, LOOPBACK))
+        .collect();
+    for button in buttons.iter().cycle() {
+        tokio::time::sleep(PRESS_EVERY).await;
+        if let Err(error) = button.press().await {
+            tracing::debug!(ip = %button.ip, %error, "cannot press a button");
+        }
+    }
 }
 
 /// The request to scan the site, at the default ports.

@@ -7,6 +7,7 @@ import { busy, confirmDialog, errorBox, restoreFocus } from "./dialog.js";
 import { announce, fill, foreign, h, rich, setText, show, timeAgo } from "./dom.js";
 import { followScan } from "./feed.js";
 import { count, int, isolate, plural, running, sentence } from "./format.js";
+import { hostName } from "./grid.js";
 import { ledgerOfScan, ledgerTable } from "./ledger.js";
 import { listNodes } from "./nodes.js";
 import { repeatScan } from "./prefill.js";
@@ -30,7 +31,7 @@ const HOSTS_SHOWN = 200;
 
 /** Shows a scan that is queued, running or over. */
 export function scanView(root, scanId) {
-  const parts = layout(root);
+  const parts = layout(root, scanId);
   const manage = may("fleetnode:manage");
   const chosen = selection({
     noun: "device",
@@ -375,10 +376,12 @@ export function scanView(root, scanId) {
 
 /** One unidentified host. Every text in it comes from the network. */
 function hostItem(message) {
-  const about = [message.vendor, message.host_name, message.reply].filter(Boolean);
+  const about = [message.vendor, message.reply].filter(Boolean);
+  const name = hostName(message.host_name, message.host_name_source);
   const details = h("details", {},
-    h("summary", {}, h("span", { class: "mono" }, message.ip), about.length ? [" ", foreign(about[0])] : null),
+    h("summary", {}, h("span", { class: "mono" }, message.ip), " ", name ?? (about.length ? foreign(about[0]) : null)),
     h("p", { class: "hint" }, `Open ports ${(message.open_ports ?? []).join(", ")}`, message.mac ? `, MAC ${message.mac}` : ""),
+    name ? h("p", { class: "hint" }, `${name.title}: `, foreign(message.host_name)) : null,
     about.map((text) => h("p", { class: "hint" }, foreign(text))),
     (message.requests ?? []).length ? h("p", { class: "hint" }, "Requests: ", foreign(message.requests.join("; "))) : null,
     h("p", { class: "hint" }, "Record: ", h("code", {}, message.record_command)));
@@ -387,7 +390,7 @@ function hostItem(message) {
 
 const PHASES = { listen: "listening for services", sweep: "probing hosts", identify: "identifying devices" };
 
-function layout(root) {
+function layout(root, scanId) {
   const parts = {
     heading: h("h1", { tabindex: "-1" }, "Scan"),
     badge: h("span", { class: "badge", id: "scan-state" }),
@@ -440,7 +443,9 @@ function layout(root) {
     h("div", { class: "inline-field" }, h("label", { for: "scan-filter" }, "Filter"), parts.filter), parts.matching);
   parts.warnings = h("section", { class: "panel warnings", "aria-labelledby": "warnings-title", hidden: true }, parts.warningsTitle, parts.warningList);
   parts.hosts = h("section", { class: "panel hosts", "aria-labelledby": "hosts-title", hidden: true }, parts.hostsTitle,
-    h("p", { class: "hint" }, "They answered, but no rule identified them. Record one on its node to add its make."), parts.hostList);
+    h("p", { class: "hint" }, "They answered, but no rule identified them. Record one on its node to add its make. Download: ",
+      h("a", { href: `/api/scans/${scanId}/hosts.csv`, download: "" }, "CSV"), ", ",
+      h("a", { href: `/api/scans/${scanId}/hosts.json`, download: "" }, "JSON"), "."), parts.hostList);
   parts.panel = h("section", { class: "panel scan-panel", "aria-label": "Progress and outcome" },
     h("div", { class: "scan-panel-main" }, parts.live, parts.outcome, parts.shares.element),
     h("div", { class: "scan-panel-actions" }, parts.cancel, parts.again));

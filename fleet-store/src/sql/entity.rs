@@ -73,8 +73,8 @@ mod columns {
 
     pub(super) use fleet_core::{
         AlertDeliveryId, ChunkState, CommandId, CommandState, DeviceIdentifier, Mac, NameSource,
-        PairOutcome, PairingId, PairingStatus, Priority, RejectReason, Role, ScanId, ScanState,
-        ScheduleId,
+        NamedBy, PairOutcome, PairingId, PairingStatus, Priority, RejectReason, Role, ScanId,
+        ScanState, ScheduleId,
         enrollment::{InvitationState, NodeState},
     };
     pub(super) use fleet_discovery::{NodeChoice, Scope};

@@ -46,6 +46,8 @@ async fn an_accepted_device_and_its_event_are_stored_together(site: Site) {
         firmware: "1.2",
         serial: "SN1",
         evidence: "title",
+        host_name: "Miner7.lan.",
+        host_name_source: "dns",
         ..blank()
     });
     let answer = site
@@ -81,6 +83,7 @@ async fn an_accepted_device_and_its_event_are_stored_together(site: Site) {
         firmware: "1.2".into(),
         mac: "02:00:5e:00:00:01".parse().ok(),
         serial: Serial::new("SN1"),
+        host_name: "dns:miner7.lan".parse().ok(),
         evidence: "title".into(),
     };
     assert_eq!(device.facts, facts);

@@ -108,6 +108,7 @@ impl DemoNode {
             scan,
             drivers: surroundings.drivers()?,
             local_subnets: Some(vec![surroundings.network]),
+            listen_announcements: true,
             ..AgentOptions::default()
         };
         let agent = Agent::new(state, options)?;

@@ -207,6 +207,9 @@ struct StoredDevice {
     firmware: String,
     mac: Option<String>,
     serial: Option<String>,
+    // Events of earlier versions lack it.
+    #[serde(default)]
+    host_name: Option<String>,
     elapsed_ms: u64,
 }
 
@@ -281,6 +284,7 @@ pub(crate) fn write_event(event: &LogEvent) -> Result<String, DbErr> {
                 .serial
                 .as_ref()
                 .map(|serial| serial.as_str().to_owned()),
+            host_name: found.facts.host_name.as_ref().map(ToString::to_string),
             elapsed_ms: found.elapsed_ms,
         }),
         LogEvent::Host(found) => StoredEventPayload::Host(found.into()),
@@ -316,6 +320,7 @@ pub(crate) fn read_event(text: &str) -> Result<LogEvent, DbErr> {
                 firmware: stored.firmware,
                 mac: stored.mac.and_then(|mac| mac.parse().ok()),
                 serial: stored.serial.and_then(|serial| Serial::new(&serial)),
+                host_name: stored.host_name.and_then(|name| name.parse().ok()),
                 evidence: String::new(),
             },
             elapsed_ms: stored.elapsed_ms,

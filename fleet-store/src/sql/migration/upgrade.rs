@@ -55,6 +55,7 @@ const ROWS: [&[&str]; 14] = [
         "INSERT INTO chunk (scan_id, position, state, command, ports, scope, targets, attempts, grade, code, reason) VALUES ('s3', 0, 'done', '{}', '', '', 127, 1, 'complete', 'ok', '')",
         "INSERT INTO chunk (scan_id, position, state, command, ports, scope, targets, attempts, reason) VALUES ('s3', 1, 'issued', '{}', '', '', 127, 1, '')",
     ],
+    &["UPDATE device SET host_name = 'dns:miner7.lan' WHERE id = 1"],
     &[
         "INSERT INTO alert_org (org_id, since) VALUES (1, 1)",
         "INSERT INTO alert_channel (id, org_id, name, kind, target, shown, secret, created_at) VALUES (1, 1, 'hook', 'webhook', 'https://a.test/', 'https://a.test', KEY, 1)",
