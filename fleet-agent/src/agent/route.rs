@@ -65,10 +65,11 @@ impl Route {
         self.problem.clone().or(reason)
     }
 
-    /// Records a unary call that succeeded. If streams fail meanwhile, the server is there and the route is to blame.
-    pub(super) fn call_succeeded(&mut self) {
+    /// Records a unary call that succeeded. If streams fail meanwhile, the server is there and the route is to blame. Returns
+    /// whether this is news.
+    pub(super) fn call_succeeded(&mut self) -> bool {
         if self.failures < FAILURES || self.problem.is_some() {
-            return;
+            return false;
         }
         let problem = format!(
             "the route to the server does not carry HTTP/2 ({}); configure the proxy for gRPC (nginx: grpc_pass, HAProxy: proto h2, Caddy: h2c://)",
@@ -79,6 +80,7 @@ impl Route {
             "calls succeed, but the control stream cannot be opened"
         );
         self.problem = Some(problem);
+        true
     }
 
     /// Records that the server accepted a stream.
@@ -116,7 +118,7 @@ mod tests {
         assert_eq!(route.problem(), None, "the server may be down");
         let reason = route.stream_problem(false).expect("a reason");
         assert!(reason.contains("did not answer"), "{reason}");
-        route.call_succeeded();
+        assert!(route.call_succeeded() && !route.call_succeeded());
         let problem = route.problem().expect("a problem");
         assert!(problem.contains("HTTP/2"), "{problem}");
         assert_eq!(route.stream_problem(false), Some(problem));

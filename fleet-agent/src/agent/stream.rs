@@ -82,10 +82,11 @@ impl ControlStream {
         self.unanswered_since = None;
     }
 
-    /// Whether the server had its time to answer Hello and did not.
+    /// Whether the server had the time to answer Hello and did not. Half of the link's limit is enough, since a server
+    /// answers at once. The whole limit is never reached here: the link counts from an earlier moment.
     pub(super) fn is_unanswered(&self, now: Instant) -> bool {
         self.unanswered_since
-            .is_some_and(|since| now.saturating_duration_since(since) >= STREAM_OPENING)
+            .is_some_and(|since| now.saturating_duration_since(since) >= STREAM_OPENING / 2)
     }
 
     /// Sends a message.

@@ -24,6 +24,7 @@ fn every_minute(enrolled: &Enrolled, name: &str) -> CreateScheduleRequest {
         fleet_node_id: enrolled.id.0,
         request: Some(list(&["10.0.0.1"], &["80"])),
         timing: Some(timing("every 1m", "UTC")),
+        ..CreateScheduleRequest::default()
     }
 }
 

@@ -185,8 +185,11 @@ impl Shell {
             }
             CallResult::Heartbeat(Ok(time)) => {
                 self.clock.update(now, time.as_ref());
-                self.route.call_succeeded();
                 self.link.heartbeat_done(now, Ok(()));
+                if self.route.call_succeeded() {
+                    // The next heartbeat tells the server.
+                    self.link.status_changed(now);
+                }
             }
             CallResult::Heartbeat(Err(failure)) => self.link.heartbeat_done(now, Err(failure)),
             CallResult::Upload {
