@@ -30,9 +30,9 @@ export function placeOf(choice) {
   return choice.startsWith("site:") ? { siteId: choice.slice(5) } : { fleetNodeId: choice };
 }
 
-/** Fills the next form with a target, such as a network, for a node. */
-export function scanTarget(nodeId, target) {
-  next = { node: nodeId, request: { nmap: { target } } };
+/** Fills the next form with a target, such as a network, for the nodes of a choice. */
+export function scanTarget(choice, target) {
+  next = { node: choice, request: { nmap: { target } } };
 }
 
 /** Returns the initial values and resets them. */
