@@ -108,8 +108,6 @@ export function newScanView(root) {
   let pending = null;
   let starting = false;
   let planned = false;
-  // Whether sites and all nodes are offered.
-  let several = false;
   // Set while the site of the node has a blackout, which only an administrator may override.
   let blackout = false;
   // The id stays the same until the form changes, so a retry after a lost response does not start a second scan.
@@ -170,10 +168,9 @@ export function newScanView(root) {
     else setText(nodeHint, `${plural(members.length, "node")}. Each target goes to the node whose subnets cover it.${offline.length ? ` Offline: ${offline.map((one) => isolate(one.name)).join(", ")}.` : ""}`);
   }
 
-  /** Offers sites and all nodes once the server has shown that it divides scans. */
+  /** Offers sites and all nodes, whose targets are divided. */
   function offerSeveral() {
-    if (several || nodes.size < 2) return;
-    several = true;
+    if (nodes.size < 2) return;
     const chosen = node.value;
     const sites = new Map([...nodes.values()].filter((one) => int(one.siteId)).map((one) => [String(one.siteId), one.siteName || `site ${one.siteId}`]));
     node.append(
@@ -219,7 +216,6 @@ export function newScanView(root) {
     try {
       const plan = await planWithout(invalid, signal);
       if (signal.aborted) return;
-      if (plan?.shares?.length) offerSeveral();
       clearInvalid();
       mark(invalid);
       if (invalid.size) {
@@ -314,11 +310,10 @@ export function newScanView(root) {
     }
     all.sort((a, b) => Number(Boolean(b.connected)) - Number(Boolean(a.connected)) || a.name.localeCompare(b.name));
     fill(node, all.map((one) => h("option", { value: one.fleetNodeId }, optionText(one))));
-    node.value = nodes.has(prefill.node) ? prefill.node : all[0].fleetNodeId;
-    if (prefill.node.startsWith("site:") || prefill.node === "auto") {
-      offerSeveral();
-      node.value = prefill.node;
-    }
+    offerSeveral();
+    node.value = prefill.node;
+    // A node that was revoked since, or none.
+    if (!node.value) node.value = all[0].fleetNodeId;
     showNode();
     changed();
   }
