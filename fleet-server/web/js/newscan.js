@@ -8,7 +8,7 @@ import { listNodes, nodeStatus } from "./nodes.js";
 import { paceField } from "./pace.js";
 import { pillBox } from "./pills.js";
 import { showPlan } from "./plan.js";
-import { placeOf, takePrefill } from "./prefill.js";
+import { nodesField, takePrefill } from "./prefill.js";
 import { findNamed, freshRequestId, LOCAL_SUBNET, namedEntry, requestOf, valuesOf } from "./request.js";
 import { call, isAborted } from "./rpc.js";
 import { repeatFields } from "./schedules.js";
@@ -114,7 +114,7 @@ export function newScanView(root) {
   let requestId = freshRequestId();
 
   const mode = () => radios.find(({ input }) => input.checked)?.value ?? "targets";
-  const place = () => placeOf(node.value);
+  const nodesOfScan = () => nodesField(node.value);
 
   /** Builds the request without the entries that are known to be invalid. */
   function request(invalid = new Map()) {
@@ -240,7 +240,7 @@ export function newScanView(root) {
       const wanted = request(invalid);
       if (!wanted) return null;
       try {
-        return await call("fleet.v1.ScanService/PlanScan", { ...place(), request: wanted }, { signal });
+        return await call("fleet.v1.ScanService/PlanScan", { ...nodesOfScan(), request: wanted }, { signal });
       } catch (failure) {
         if (isAborted(failure) || failure.code !== "invalid_argument" || mode() !== "targets" || invalid.size >= MOST_INVALID) throw failure;
         const excluded = namedEntry(excludes.entries.map((entry) => `!${entry}`), failure.message);
@@ -288,12 +288,12 @@ export function newScanView(root) {
     starting = true;
     await attempt(error, async () => {
       if (repeat.repeats()) {
-        await busy(submit, () => repeat.create({ ...place(), request: request() }));
+        await busy(submit, () => repeat.create({ ...nodesOfScan(), request: request() }));
         location.hash = "#/scans";
         return;
       }
       const named = name.value.trim() ? { name: name.value.trim() } : {};
-      const { scan } = await busy(submit, () => call("fleet.v1.ScanService/StartScan", { requestId, ...place(), ...named, request: request(), overrideBlackout: overrideBox.checked }));
+      const { scan } = await busy(submit, () => call("fleet.v1.ScanService/StartScan", { requestId, ...nodesOfScan(), ...named, request: request(), overrideBlackout: overrideBox.checked }));
       location.hash = `#/scans/${scan.scanId}`;
     });
     starting = false;
