@@ -19,7 +19,7 @@ use std::{sync::Arc, time::Duration};
 
 pub(crate) use command::denied_ports_note;
 pub use counts::AgentCounts;
-use fleet_core::{NodeId, limits};
+use fleet_core::{AddressPolicy, NodeId, limits};
 use fleet_discovery::SubnetChoice;
 use fleet_registry::link::StopReason;
 use fleet_scan::{DnsResolver, DriverSet, Resolver, ScanOptions};
@@ -53,6 +53,8 @@ pub struct AgentOptions {
     pub command_targets: u32,
     /// The site's kill switch: while it holds a reason, every scan and pairing stops and new ones are refused.
     pub halt: watch::Receiver<Option<String>>,
+    /// Whether the names of hosts that answered are looked up, by the resolver and by asking the hosts.
+    pub host_names: bool,
     /// Whether scans may listen at the ports of IP report buttons.
     pub listen_announcements: bool,
     /// Whether pairings may try the default passwords of a make, if an operator requests it.
@@ -71,10 +73,19 @@ impl Default for AgentOptions {
             local_subnets: None,
             command_targets: u32::try_from(limits::COMMAND_TARGETS).unwrap_or(u32::MAX),
             halt: watch::channel(None).1,
+            host_names: false,
             listen_announcements: false,
             default_passwords: true,
             drain: Duration::from_secs(10),
         }
+    }
+}
+
+impl AgentOptions {
+    /// The resolver for names of hosts, if they are looked up. Addresses of a demonstration have none.
+    pub(crate) fn host_names(&self) -> Option<Arc<dyn Resolver>> {
+        let looks_up = self.host_names && self.site.addresses != AddressPolicy::DEMO;
+        looks_up.then(|| Arc::clone(&self.resolver))
     }
 }
 

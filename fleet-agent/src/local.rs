@@ -158,6 +158,8 @@ impl LocalScan {
             return Err(ScanError::NoPorts.into());
         }
         let task = ScanTask {
+            host_names: options.host_names(),
+            note_hosts: true,
             entries,
             ports,
             default_ports,

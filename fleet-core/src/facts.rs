@@ -1,6 +1,8 @@
 //! Facts about a device. [`DeviceFacts`] is the one value for them in every crate.
 
-use crate::{DeviceIdentifier, Endpoint, Mac, NodeId, RawDeviceReport, RejectReason, Serial, text};
+use crate::{
+    DeviceIdentifier, Endpoint, Mac, NamedBy, NodeId, RawDeviceReport, RejectReason, Serial, text,
+};
 
 /// The longest driver name, in characters.
 const DRIVER: usize = 50;
@@ -27,6 +29,8 @@ pub struct DeviceFacts {
     pub mac: Option<Mac>,
     /// Serial number, never a placeholder.
     pub serial: Option<Serial>,
+    /// The name of the host, by DNS or mDNS. It is shown, and no decision depends on it.
+    pub host_name: Option<NamedBy>,
     /// The evidence that identified the device, as text for people; at most 512 characters.
     pub evidence: String,
 }
@@ -67,6 +71,10 @@ impl DeviceFacts {
         }
         if newer.serial.is_some() && self.serial != newer.serial {
             self.serial.clone_from(&newer.serial);
+            changed = true;
+        }
+        if newer.host_name.is_some() && self.host_name != newer.host_name {
+            self.host_name.clone_from(&newer.host_name);
             changed = true;
         }
         changed
@@ -116,6 +124,7 @@ impl DeviceFacts {
                 .ok()
                 .filter(|mac: &Mac| !mac.is_placeholder()),
             serial: Serial::new(raw.serial),
+            host_name: NamedBy::parse(raw.host_name, raw.host_name_source),
             evidence: raw.evidence.to_owned(),
         };
         facts.check()?;
@@ -167,6 +176,18 @@ mod tests {
         assert!(known.update(&facts("", "1.1", "")));
         assert_eq!(known, facts("S19", "1.1", "A1"));
         assert!(!known.update(&facts("S19", "", "A1")));
+    }
+
+    #[test]
+    fn a_newer_host_name_replaces_the_known_one_and_none_keeps_it() {
+        let named = |text: &str| DeviceFacts {
+            host_name: text.parse().ok(),
+            ..facts("S19", "", "")
+        };
+        let mut known = named("dns:a.lan");
+        assert!(!known.update(&named("")));
+        assert!(known.update(&named("mdns:b.local")));
+        assert_eq!(known, named("mdns:b.local"));
     }
 
     #[test]

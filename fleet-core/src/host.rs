@@ -81,9 +81,37 @@ impl NamedBy {
         })
     }
 
+    /// Returns the name; empty for none.
+    pub fn name_of(known: Option<&Self>) -> String {
+        known.map_or_else(String::new, |known| known.name.clone())
+    }
+
+    /// Returns the source of the name; empty for none.
+    pub fn source_of(known: Option<&Self>) -> String {
+        known.map_or_else(String::new, |known| known.source.to_string())
+    }
+
     /// Reads the two fields of a report. None if either is empty or invalid.
     pub fn parse(name: &str, source: &str) -> Option<Self> {
         Self::new(name, source.parse().ok()?)
+    }
+}
+
+impl fmt::Display for NamedBy {
+    /// The source and the name, which [`str::parse`] reads.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.source, self.name)
+    }
+}
+
+impl FromStr for NamedBy {
+    type Err = UnknownState;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let read = text
+            .split_once(':')
+            .and_then(|(source, name)| Self::parse(name, source));
+        read.ok_or_else(|| UnknownState::new(text))
     }
 }
 
@@ -320,5 +348,7 @@ mod tests {
             assert_eq!(NamedBy::new(text, NameSource::Mdns), None, "{text}");
         }
         assert_eq!(NamedBy::parse("a.lan", "guess"), None);
+        let known = NamedBy::new("a.lan", NameSource::Mdns).expect("a name");
+        assert_eq!(known.to_string().parse(), Ok(known));
     }
 }

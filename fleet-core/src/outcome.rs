@@ -1,7 +1,11 @@
 //! Outcomes of commands and scans, as operators see them. The codes are those of gRPC; the wire crate
 //! converts them. Start with [`verdict_of_ack`] and [`conclude`].
 
+mod shares;
+
 use std::fmt;
+
+pub use shares::conclude_shares;
 
 use crate::ScanState;
 
@@ -151,7 +155,7 @@ pub enum Grade {
     Partial,
     /// The chunk failed. The scan continues with its other chunks.
     Failed,
-    /// The chunk failed for a reason that all other chunks share. The scan ends.
+    /// The chunk failed for a reason that all other chunks of its node share. The node's share of the scan ends.
     Fatal,
 }
 
@@ -266,7 +270,7 @@ impl Conclusion {
     }
 }
 
-/// Derives the outcome of a scan from the verdicts of its chunks, in order. Verdicts after a fatal one
+/// Derives the outcome of a node's share of a scan from the verdicts of its chunks, in order. Verdicts after a fatal one
 /// may be missing.
 pub fn conclude(verdicts: &[Verdict]) -> Conclusion {
     let several = verdicts.len() > 1;
@@ -286,17 +290,8 @@ pub fn conclude(verdicts: &[Verdict]) -> Conclusion {
             .or_else(|| numbered().find(|(_, v)| v.grade == Grade::Failed))
     };
     let gaps = || {
-        let all: Vec<_> = numbered()
-            .filter(|(_, v)| v.grade != Grade::Complete)
-            .map(name)
-            .collect();
-        match all.as_slice() {
-            // A text that ends with "and 1 more" would be no shorter than the one that it omits.
-            [shown @ .., _, _] if shown.len() > 3 => {
-                format!("{}; and {} more", all[..4].join("; "), all.len() - 4)
-            }
-            _ => all.join("; "),
-        }
+        let incomplete = numbered().filter(|(_, v)| v.grade != Grade::Complete);
+        listed(&incomplete.map(name).collect::<Vec<_>>())
     };
     let fatal = verdicts.iter().any(|v| v.grade == Grade::Fatal);
     if verdicts.iter().all(|v| v.grade == Grade::Complete) {
@@ -309,6 +304,18 @@ pub fn conclude(verdicts: &[Verdict]) -> Conclusion {
             Conclusion::new(ScanState::Failed, failure.1.code, name(failure))
         }
         _ => Conclusion::new(ScanState::Partial, Code::Ok, gaps()),
+    }
+}
+
+/// The first reasons, and the number of the others.
+fn listed(reasons: &[String]) -> String {
+    match reasons {
+        // A text that ends with "and 1 more" would be no shorter than the one that it omits.
+        [shown @ .., _, _] if shown.len() > 3 => {
+            let (first, others) = reasons.split_at(4);
+            format!("{}; and {} more", first.join("; "), others.len())
+        }
+        _ => reasons.join("; "),
     }
 }
 

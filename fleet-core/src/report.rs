@@ -33,6 +33,10 @@ pub struct RawDeviceReport<'a> {
     pub serial: &'a str,
     /// Extension of this product: the evidence that identified the device, at most 512 characters.
     pub evidence: &'a str,
+    /// Extension of this product: the name of the host; may be empty. An invalid name is an unknown fact.
+    pub host_name: &'a str,
+    /// The source of the name.
+    pub host_name_source: &'a str,
 }
 
 /// One device of a report whose every field is well-formed.

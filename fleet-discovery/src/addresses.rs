@@ -53,6 +53,21 @@ impl AddressList {
         })
     }
 
+    /// Returns the ranges as texts such as `10.0.0.2-10.0.3.254`.
+    pub fn ranges(&self) -> impl Iterator<Item = String> + '_ {
+        self.runs.iter().map(ToString::to_string)
+    }
+
+    /// Returns at most this many ranges for people, and the number of the others.
+    pub fn shown(&self, most: usize) -> String {
+        let first: Vec<String> = self.ranges().take(most).collect();
+        let others = self.runs.len() - first.len();
+        if others == 0 {
+            return first.join(", ");
+        }
+        format!("{} and {others} more ranges", first.join(", "))
+    }
+
     /// Returns the number of addresses.
     pub fn len(&self) -> u64 {
         self.runs.last().map_or(0, |run| run.before + run.len())
@@ -180,6 +195,16 @@ impl FromIterator<IpAddr> for AddressList {
     }
 }
 
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
+        }
+    }
+}
+
 impl fmt::Display for AddressList {
     /// For example `10.0.0.2-10.0.3.254,fd00::1`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -187,11 +212,7 @@ impl fmt::Display for AddressList {
             if at > 0 {
                 f.write_str(",")?;
             }
-            if run.first == run.last {
-                write!(f, "{}", run.first)?;
-            } else {
-                write!(f, "{}-{}", run.first, run.last)?;
-            }
+            write!(f, "{run}")?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The durable events of a scan. Progress is not an event but state, which is read separately from the log.
 
 use fleet_core::{
-    DeviceFacts, DeviceId, DeviceIdentifier, Endpoint, HostReport, outcome::Conclusion,
+    DeviceFacts, DeviceId, DeviceIdentifier, Endpoint, HostReport, NodeId, outcome::Conclusion,
 };
 
 use crate::Ledger;
@@ -29,7 +29,9 @@ pub struct DeviceFound {
     pub device: DeviceId,
     /// The identity of that record.
     pub identifier: DeviceIdentifier,
-    /// The endpoint that the node dialed.
+    /// The node that found it; none for the server itself.
+    pub node: Option<NodeId>,
+    /// The endpoint that was dialed.
     pub endpoint: Endpoint,
     /// Facts from the inventory at that time. The evidence is empty: only the inventory keeps it.
     pub facts: DeviceFacts,
@@ -42,6 +44,8 @@ pub struct DeviceFound {
 pub struct HostFound {
     /// The host.
     pub host: HostReport,
+    /// The node that reported it; none for the server itself.
+    pub node: Option<NodeId>,
     /// Milliseconds since the scan's first command was issued.
     pub elapsed_ms: u64,
 }

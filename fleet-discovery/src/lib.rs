@@ -7,6 +7,7 @@
 
 mod addresses;
 mod admit;
+mod choice;
 mod coverage;
 mod estimate;
 mod event;
@@ -33,6 +34,7 @@ mod targets_key;
 
 pub use addresses::{AddressList, InvalidAddressList};
 pub use admit::{HostVerdicts, KnownRow, OverQuota, RowVerdict, admit, admit_hosts};
+pub use choice::{NodeChoice, NodeChoiceError};
 pub use coverage::{
     ScannedChunk, address_outcomes, endpoint_outcomes, quiet_hosts, unidentified_hosts,
 };

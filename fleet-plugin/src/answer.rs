@@ -66,6 +66,7 @@ pub(crate) fn identification(plugin: &str, driver: &str, info: &DeviceInfo) -> D
             .ok()
             .filter(|mac: &Mac| !mac.is_placeholder()),
         serial: Serial::new(&field(&info.serial_number)),
+        host_name: None,
         evidence: format!(
             "plugin {plugin} reported `{} {} {}`",
             quoted(&info.manufacturer),

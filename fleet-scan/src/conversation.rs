@@ -39,6 +39,7 @@ pub(crate) async fn identify(
     protocol: Protocol,
 ) -> Result<Answer, DriverError> {
     let mut answers = Answers::default();
+    answers.insert_attributes(probe.attributes());
     let (found, opened) = open(probe, rules, protocol, &mut answers).await;
     if let Some(found) = found {
         complete(probe, found, protocol, &mut answers).await;
@@ -161,6 +162,8 @@ async fn fetch(probe: &mut Probe<'_>, request: &Request) -> Result<Fetched, Driv
             Some(response) if response.status == 200 => answer(Answered::page(response)),
             Some(_) | None => Fetched::Foreign,
         },
+        // The host announced it by itself, or it has none.
+        Protocol::Mdns => Fetched::Garbled,
     })
 }
 
@@ -200,6 +203,7 @@ fn describe(protocol: Protocol, answers: &Answers) -> Option<String> {
     let answered = || {
         answers
             .iter()
+            .filter(|(request, _)| request.protocol != Protocol::Mdns)
             .filter_map(|(request, answer)| Some((request, answer?)))
     };
     match protocol {
@@ -229,7 +233,7 @@ fn describe(protocol: Protocol, answers: &Answers) -> Option<String> {
                 None => page,
             })
         }
-        Protocol::Epic | Protocol::Whatsminer => {
+        Protocol::Epic | Protocol::Whatsminer | Protocol::Mdns => {
             answered().next().map(|(request, _)| request.text.clone())
         }
     }
@@ -261,6 +265,7 @@ fn identification(
         firmware: facts.firmware,
         mac: facts.mac,
         serial: facts.serial,
+        host_name: None,
         evidence: described.unwrap_or_default(),
     }
 }

@@ -7,6 +7,7 @@
 
 mod host;
 mod identify;
+mod naming;
 mod onlink;
 mod order;
 mod outbox;

@@ -1,6 +1,6 @@
 //! The input, the events and the result of a scan, as plain values. Start with [`ScanJob`].
 
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use fleet_core::{
     DeviceFacts, Endpoint, HostReport, Port, TargetOutcome,
@@ -8,7 +8,7 @@ use fleet_core::{
 };
 use fleet_discovery::{Gaps, Mode, NodeProfile, PlanError, PlanPolicy, ScanRequest, Target, plan};
 
-use crate::{guard::Guard, mdns::Listen};
+use crate::{guard::Guard, mdns::Listen, names::Resolver};
 
 /// Most targets of a scan in which drivers are asked about silent addresses. A plugin answers 32 questions at a time, in
 /// at most 10 s each.
@@ -71,6 +71,10 @@ pub struct ScanJob {
     pub guard: Guard,
     /// If set, only targets that announce a service are tried. The others count as silent.
     pub listen: Option<Listen>,
+    /// Looks up the names of hosts that answered. Without it, they have none.
+    pub names: Option<Arc<dyn Resolver>>,
+    /// Whether notes describe unidentified hosts, for receivers that ignore [`ScanEvent::Unidentified`].
+    pub note_hosts: bool,
 }
 
 impl ScanJob {
@@ -85,6 +89,8 @@ impl ScanJob {
             rate: 0,
             guard: Guard::default(),
             listen: None,
+            names: None,
+            note_hosts: true,
         }
     }
 

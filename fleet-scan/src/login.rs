@@ -204,7 +204,7 @@ async fn identify(
 fn not_such(protocol: Protocol) -> DriverError {
     let server = match protocol {
         Protocol::Http => "web server",
-        Protocol::Cgminer | Protocol::Epic | Protocol::Whatsminer => "API",
+        Protocol::Cgminer | Protocol::Epic | Protocol::Whatsminer | Protocol::Mdns => "API",
     };
     DriverError::Protocol(format!(
         "the {server} is not that of such a device: nothing was sent to it"

@@ -16,6 +16,7 @@ use std::{
 };
 
 use browse::Browse;
+pub(crate) use browse::{Attributes, query_message, records};
 use fleet_core::{Endpoint, Port};
 use fleet_discovery::{HostName, Listening, ServiceType};
 use ipnetwork::Ipv4Network;
@@ -74,10 +75,13 @@ impl Listen {
 /// An event of the listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum MdnsEvent {
-    /// A host announced a service at one of its ports. Each service is reported once per link.
-    Service(Endpoint),
+    /// A host announced a service at one of its ports. Each service is reported once per link, and again if its
+    /// attributes arrive later.
+    Service(Endpoint, Attributes),
     /// A host announced itself, once.
     Host(IpAddr),
+    /// A host is present but announced nothing.
+    Hint(IpAddr),
     /// A warning for the operator: kind and example.
     Note(&'static str, String),
     /// The last event. If complete, hosts without an event do not announce the service.
@@ -100,8 +104,7 @@ impl Listener {
         tasks.spawn(async move {
             let until = time::Instant::now() + listen.listening.time;
             let is_complete = if listen.listening.service.is_ip_reports() {
-                let offset = listen.report_offset;
-                ip_reports::listen(&listen.listening, offset, until, &out).await
+                ip_reports::listen(&listen, until, &out).await
             } else {
                 on_every_link(&listen, most, until, &out).await
             };
@@ -253,13 +256,13 @@ async fn on_link(
         if let Some((length, _)) = received.filter(|(_, from)| link.has(*from, listen.port)) {
             browse.receive(datagram.get(..length).unwrap_or_default(), Instant::now());
         }
-        while let Some(service) = browse.next_service() {
+        while let Some((service, attributes)) = browse.next_service() {
             let Some(port) = Port::new(service.port()) else {
                 continue;
             };
             let ip = (*service.ip()).into();
             if out
-                .send(MdnsEvent::Service(Endpoint { ip, port }))
+                .send(MdnsEvent::Service(Endpoint { ip, port }, attributes))
                 .await
                 .is_err()
             {
@@ -391,6 +394,15 @@ fn own_networks() -> io::Result<Vec<(String, Ipv4Addr, Ipv4Network)>> {
         is_up.then_some((interface, own, network))
     };
     Ok(nix::ifaddrs::getifaddrs()?.filter_map(network).collect())
+}
+
+/// The names of this machine's interfaces in these subnets.
+///
+/// # Errors
+/// When the system does not list its interfaces.
+pub(crate) fn interfaces(subnets: &[Ipv4Network]) -> io::Result<Vec<String>> {
+    let (links, _) = links(own_networks()?, subnets);
+    Ok(links.into_iter().map(|link| link.interface).collect())
 }
 
 /// Returns a link for each interface in a subnet, and the subnets without an interface.

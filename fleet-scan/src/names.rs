@@ -3,12 +3,13 @@
 //! [`DnsResolver`] uses DNS.
 
 mod dns;
+pub(crate) mod host;
 mod multicast;
 
 use std::{fmt, net::IpAddr};
 
 pub use dns::DnsResolver;
-use fleet_core::{AddressPolicy, limits::NAME_TIMEOUT};
+use fleet_core::{AddressPolicy, NamedBy, limits::NAME_TIMEOUT};
 use fleet_discovery::{HostName, pinnable};
 use futures::{StreamExt, stream};
 pub use multicast::MulticastResolver;
@@ -24,6 +25,12 @@ pub trait Resolver: fmt::Debug + Send + Sync {
     /// Returns every address of a name, IPv4 and IPv6, unfiltered. The caller decides which may be dialed, and drops the
     /// future after a time limit.
     fn lookup<'a>(&'a self, name: &'a HostName) -> BoxFuture<'a, Result<Vec<IpAddr>, LookupError>>;
+
+    /// Returns the name of an address by the site's name servers, or none. The caller bounds the time.
+    fn reverse<'a>(&'a self, ip: IpAddr) -> BoxFuture<'a, Option<NamedBy>> {
+        let _ = ip;
+        Box::pin(async { None })
+    }
 
     /// The addresses that the administrator of this machine listed for a name, which go before every lookup.
     fn listed(&self, _name: &HostName) -> Option<Vec<IpAddr>> {

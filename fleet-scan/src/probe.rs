@@ -18,6 +18,7 @@ use crate::{
     driver::DriverError,
     fingerprint::{Protocol, RuleVerdict},
     job::ScanOptions,
+    mdns::Attributes,
     text,
 };
 
@@ -49,6 +50,8 @@ pub struct Probe<'a> {
     notebook: Option<Notebook>,
     /// The name of the rule that identified the device, and over which protocol.
     rule: Option<(String, Protocol)>,
+    /// The attributes that the host announced for the service at this port.
+    attributes: Attributes,
 }
 
 /// A recorded conversation with a device, for rule authors.
@@ -123,7 +126,19 @@ impl<'a> Probe<'a> {
             sent: Vec::new(),
             notebook: None,
             rule: None,
+            attributes: Attributes::new(),
         }
+    }
+
+    /// Adds the attributes that the host announced for the service at this port.
+    pub(crate) fn announced(mut self, attributes: Attributes) -> Self {
+        self.attributes = attributes;
+        self
+    }
+
+    /// The attributes that the host announced.
+    pub(crate) fn attributes(&self) -> &Attributes {
+        &self.attributes
     }
 
     /// Stores the name of the rule that identified the device.

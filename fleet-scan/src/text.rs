@@ -47,6 +47,7 @@ pub(crate) fn fit(facts: DeviceFacts) -> DeviceFacts {
         firmware: field(&facts.firmware),
         mac: facts.mac.filter(|mac| !mac.is_placeholder()),
         serial: facts.serial,
+        host_name: facts.host_name,
         evidence: bounded(&facts.evidence, EVIDENCE),
     }
 }

@@ -1,11 +1,12 @@
 //! Conversions between wire messages and domain values. They contain no decisions.
 
 mod hosts;
+mod scans;
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 
 use fleet_core::{
-    DeviceFacts, NodeId, PairingStatus, Priority, RawDeviceReport, ScanState, Timestamp,
+    DeviceFacts, NamedBy, NodeId, PairingStatus, Priority, RawDeviceReport, ScanState, Timestamp,
     enrollment::NodeState, limits, presence, text::is_unsafe,
 };
 use fleet_discovery::{DeviceFound, Ledger, Mode, ScanEnded, ScanRequest, Tally};
@@ -13,10 +14,11 @@ use fleet_pairing::Binding;
 use fleet_registry::{Capabilities, Capability};
 use fleet_store::{
     BoundDevice, DeviceAlias, DevicePairing, DeviceRow, DeviceSighting, Hello, Invitation,
-    ListPage, NodeRow, PairResultRow, Progress, ScanChanges, ScanRow,
+    ListPage, NodeRow, PairResultRow, Progress,
 };
 use fleet_wire::{RpcError, admin, fleet, fleetmanagement, gateway, pairing};
 pub(crate) use hosts::{host_found, raw_host, scan_host};
+pub(crate) use scans::scan;
 
 /// A time on the wire.
 pub(crate) fn timestamp(at: Timestamp) -> fleet_wire::Timestamp {
@@ -204,6 +206,8 @@ pub(crate) fn raw_report(device: &gateway::DiscoveredDeviceReport) -> RawDeviceR
         mac: &device.mac_address,
         serial: &device.serial_number,
         evidence: &device.evidence,
+        host_name: &device.host_name,
+        host_name_source: &device.host_name_source,
     }
 }
 
@@ -244,49 +248,6 @@ pub(crate) fn printable(text: &str, most: usize) -> String {
             .chain(c.escape_default().take(if hidden { 10 } else { 0 }))
     });
     escaped.take(most).collect()
-}
-
-/// A scan for operators.
-pub(crate) fn scan(row: ScanRow) -> fleet::Scan {
-    let conclusion = row.conclusion.as_ref();
-    fleet::Scan {
-        scan_id: row.id.to_string(),
-        fleet_node_id: row.node.0,
-        node_name: row.node_name,
-        state: scan_state(row.state).into(),
-        priority: priority(row.priority).into(),
-        request: Some(discover_request(row.request)),
-        created_at: Some(timestamp(row.created_at)),
-        started_at: row.started_at.map(timestamp),
-        ended_at: row.ended_at.map(timestamp),
-        queued_until: row.queued_until.map(timestamp),
-        started_by: row.started_by,
-        reason: conclusion.map(|c| c.reason.clone()).unwrap_or_default(),
-        code: conclusion
-            .map(|c| c.code.as_str().to_owned())
-            .unwrap_or_default(),
-        progress: Some(progress(&row.progress)),
-        ledger: row.ledger.as_ref().map(ledger),
-        last_sequence: row.last_sequence,
-        open_scope: row.open_scope,
-        commands: row.chunks,
-        commands_done: row.chunks_done,
-        changes: row.changes.map(changes),
-        name: row.name,
-    }
-}
-
-fn changes(changes: ScanChanges) -> fleet::ScanChanges {
-    fleet::ScanChanges {
-        against_scan_id: changes
-            .against
-            .map(|scan| scan.to_string())
-            .unwrap_or_default(),
-        new: changes.new,
-        missing: changes.missing,
-        moved: changes.moved,
-        changed: changes.changed,
-    }
 }
 
 /// The state of a scan on the wire.
@@ -332,7 +293,10 @@ pub(crate) fn device_found(found: &DeviceFound) -> fleet::DeviceFound {
         model: facts.model.clone(),
         manufacturer: facts.manufacturer.clone(),
         firmware: facts.firmware.clone(),
+        host_name: NamedBy::name_of(facts.host_name.as_ref()),
+        host_name_source: NamedBy::source_of(facts.host_name.as_ref()),
         elapsed_ms: i64::try_from(found.elapsed_ms).unwrap_or(i64::MAX),
+        fleet_node_id: found.node.map_or(0, |node| node.0),
     }
 }
 
@@ -517,6 +481,8 @@ pub(crate) fn device(row: DeviceRow, pairing: DevicePairing) -> fleet::Device {
         mac: facts.mac.map(|mac| mac.to_string()).unwrap_or_default(),
         first_seen: Some(timestamp(row.first_seen)),
         last_seen: Some(timestamp(row.last_seen)),
+        host_name: NamedBy::name_of(facts.host_name.as_ref()),
+        host_name_source: NamedBy::source_of(facts.host_name.as_ref()),
         missing_since: row.missing_since.map(timestamp),
         evidence: facts.evidence,
         aliases: row.aliases.into_iter().map(alias).collect(),

@@ -10,7 +10,7 @@ use fleet_core::{
     NodeId, OrgId, Permission, Priority, ScanId, ScanState, limits,
     outcome::{self, Conclusion},
 };
-use fleet_discovery::{LogEvent, ScanRequest};
+use fleet_discovery::{LogEvent, NodeChoice, ScanRequest};
 use fleet_store::Queueing;
 use fleet_wire::{
     BoxStream, Reply, RpcError,
@@ -48,7 +48,7 @@ pub(crate) async fn start(
         .or_refused(&app.auditor, ready)
         .await?;
     let start = Start {
-        node,
+        choice: NodeChoice::Node(node),
         request,
         request_id: None,
         name: String::new(),
@@ -59,7 +59,7 @@ pub(crate) async fn start(
     let scan = scans::start(app, call, start).await?.scan.id;
     // The node may have disconnected since `ready`, and this scan must not queue.
     if !connected(app, call.org, node).await? {
-        give_up(app, call, scan).await?;
+        give_up(app, call, node, scan).await?;
     }
     let messages = Discovery {
         app: app.clone(),
@@ -105,15 +105,17 @@ async fn connected(app: &Arc<App>, org: OrgId, node: NodeId) -> Result<bool, Rpc
 }
 
 /// Ends a scan whose node disconnected before a command was sent. A scan with a sent command continues.
-async fn give_up(app: &App, call: &OperatorCall, scan: ScanId) -> Result<(), RpcError> {
+async fn give_up(
+    app: &App,
+    call: &OperatorCall,
+    node: NodeId,
+    scan: ScanId,
+) -> Result<(), RpcError> {
     let row = scans::get(app, call.org, scan).await?;
     if row.state != ScanState::Queued {
         return Ok(());
     }
-    let reason = format!(
-        "node {} disconnected before the scan was sent to it: run it again",
-        row.node
-    );
+    let reason = format!("node {node} disconnected before the scan was sent to it: run it again");
     let conclusion = Conclusion::new(ScanState::Failed, outcome::Code::FailedPrecondition, reason);
     app.store
         .end_scan(scan, conclusion, app.environment.now())

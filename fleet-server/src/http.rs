@@ -72,6 +72,15 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Bo
                 file @ ("difference.csv" | "difference.json"),
             ],
         ) => exports::difference(&app, from, &parts, scan, file).await,
+        (
+            &Method::GET,
+            [
+                "api",
+                "scans",
+                scan,
+                file @ ("hosts.csv" | "hosts.json" | "hosts.ndjson"),
+            ],
+        ) => lists::hosts(&app, from, &parts, scan, file).await,
         (&Method::GET | &Method::HEAD, _) => assets::asset(&parts).ok_or_else(|| {
             RpcError::not_found(format!("nothing is served at {}", parts.uri.path()))
                 .with_reason("PATH_NOT_FOUND")

@@ -49,6 +49,7 @@ mod metrics;
 mod orders;
 mod pair;
 mod passwords;
+mod planning;
 mod policy;
 mod prober;
 mod public_keys;

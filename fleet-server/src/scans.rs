@@ -7,18 +7,19 @@ use fleet_core::{
     NodeId, OrgId, Permission, Priority, ScanId, Timestamp, enrollment::NodeState, limits,
 };
 use fleet_discovery::{
-    Exclusion, NodeProfile, OtherNode, Plan, PlanError, ScanRequest, estimate, plan_at_site,
-    queue_wait, warnings,
+    Exclusion, NodeChoice, NodeProfile, OtherNode, Plan, PlanError, ScanRequest, estimate,
+    plan_at_site, queue_wait, warnings,
 };
 use fleet_inventory::BlackoutEnd;
 use fleet_registry::{Capabilities, Capability};
-use fleet_store::{CreatedScan, NewScan, NodeRow, Queueing, ScanRow, SiteRow};
+use fleet_store::{CreatedScan, Grace, NewScan, NodeRow, Queueing, ScanRow, SiteRow};
 use fleet_wire::RpcError;
 
 use crate::{
     app::App,
     call::OperatorCall,
     failure::{self, Answered},
+    planning,
 };
 
 /// How long our node may take to stop and report its results after a cancel.
@@ -29,7 +30,7 @@ const CANCEL_WAIT: Duration = Duration::from_secs(3);
 /// The scan to start.
 #[derive(Debug)]
 pub(crate) struct Start {
-    pub(crate) node: NodeId,
+    pub(crate) choice: NodeChoice,
     pub(crate) request: ScanRequest,
     pub(crate) request_id: Option<String>,
     pub(crate) name: String,
@@ -45,7 +46,7 @@ pub(crate) async fn start(
     call: &OperatorCall,
     start: Start,
 ) -> Result<CreatedScan, RpcError> {
-    call.attempt("scan.start", format!("node {}", start.node))
+    call.attempt("scan.start", planning::shown(&start.choice))
         .or_refused(&app.auditor, store(app, call, start).await)
         .await
 }
@@ -55,22 +56,22 @@ async fn store(app: &Arc<App>, call: &OperatorCall, start: Start) -> Result<Crea
     if let Some(request_id) = &start.request_id {
         let stored = app.store.scan_by_request(call.org, request_id, call.now);
         if let Some(scan) = stored.await.answered()? {
-            return repeated(scan, start.node, &start.request, start.priority);
+            return repeated(scan, &start.choice, &start.request, start.priority);
         }
     }
-    let planned = planned(app, call.org, start.node, &start.request).await?;
-    let plan = planned.plan;
-    let queueing = held_back(call, &start, planned.blackout)?;
-    let (node, request, priority) = (start.node, start.request.clone(), start.priority);
+    let planned = planning::planned(app, call.org, &start.choice, &start.request).await?;
+    let queueing = held_back(call, &start, planned.blackout.clone())?;
+    let (request, priority) = (start.request.clone(), start.priority);
     let new = NewScan {
         id: app.environment.scan_id(),
         org: call.org,
-        node: start.node,
+        choice: start.choice.clone(),
+        shares: planned.shares(),
         operator: call.operator,
         request_id: start.request_id,
         name: start.name,
         request: start.request,
-        plan,
+        plan: planned.joint.plan,
         priority: start.priority,
         queueing,
         ignores_blackout: start.override_blackout,
@@ -79,11 +80,13 @@ async fn store(app: &Arc<App>, call: &OperatorCall, start: Start) -> Result<Crea
     let created = app.store.create_scan(new, call.actor()).await.answered()?;
     if created.existing {
         // Another call with this request id was faster.
-        return repeated(created.scan, node, &request, priority);
+        return repeated(created.scan, &start.choice, &request, priority);
     }
     app.metrics.scan_started();
-    tracing::info!(scan = %created.scan.id, node = %created.scan.node, commands = created.scan.chunks, "scan stored");
-    app.notify_node(created.scan.node);
+    tracing::info!(scan = %created.scan.id, nodes = %start.choice, shares = created.scan.shares.len(), commands = created.scan.chunks, "scan stored");
+    for share in &created.scan.shares {
+        app.notify_node(share.node);
+    }
     Ok(created)
 }
 
@@ -91,13 +94,13 @@ async fn store(app: &Arc<App>, call: &OperatorCall, start: Start) -> Result<Crea
 /// refused, because its operator would wait for a scan that never starts.
 fn repeated(
     scan: ScanRow,
-    node: NodeId,
+    choice: &NodeChoice,
     request: &ScanRequest,
     priority: Priority,
 ) -> Result<CreatedScan, RpcError> {
-    if (scan.node, &scan.request, scan.priority) != (node, request, priority) {
+    if (&scan.choice, &scan.request, scan.priority) != (choice, request, priority) {
         return Err(RpcError::already_exists(format!(
-            "this request id belongs to scan {}, whose node, targets or priority differ: use another request id",
+            "this request id belongs to scan {}, whose nodes, targets or priority differ: use another request id",
             scan.id
         )).with_reason("REQUEST_ID_USED").with_fact("scan_id", scan.id));
     }
@@ -216,27 +219,40 @@ pub(crate) async fn planned(
     })
 }
 
-/// What can go wrong with a plan, as sentences.
+/// The warnings about a plan, as sentences.
 pub(crate) async fn warnings_of(
     app: &App,
     org: OrgId,
-    planned: &Planned,
+    planned: &planning::Planned,
 ) -> Result<Vec<String>, RpcError> {
-    let nodes = app.all_nodes(org).await.answered()?;
-    let others = nodes
-        .into_iter()
-        .filter(|row| row.id != planned.node.id && row.state == NodeState::Confirmed)
-        .map(|row| OtherNode {
-            same_site: row.site == planned.node.site,
+    let rows = app.all_nodes(org).await.answered()?;
+    let takes_part = |row: &NodeRow| {
+        let mut shares = planned.joint.shares.iter();
+        shares.any(|share| share.node == row.id)
+    };
+    let others = rows
+        .iter()
+        .filter(|row| row.state == NodeState::Confirmed && !takes_part(row));
+    let others: Vec<&NodeRow> = others.collect();
+    let mut all = Vec::new();
+    for (plan, node) in planned.plans() {
+        let other = |row: &&NodeRow| OtherNode {
+            same_site: row.site == node.site,
             local_subnets: row
                 .hello
                 .as_ref()
                 .map(|hello| hello.profile().local_subnets)
                 .unwrap_or_default(),
-            name: row.name,
-        });
-    let others: Vec<OtherNode> = others.collect();
-    Ok(warnings(&planned.plan, &planned.profile, &others))
+            name: row.name.clone(),
+        };
+        let others: Vec<OtherNode> = others.iter().map(other).collect();
+        for warning in warnings(plan, &node.profile, &others) {
+            if !all.contains(&warning) {
+                all.push(warning);
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// What a site excludes.
@@ -323,22 +339,30 @@ pub(crate) async fn cancel(
         .await
 }
 
-/// Whether the node has a stream, here or at another server, and understands a cancel.
-async fn can_cancel(app: &App, org: OrgId, node: NodeId) -> Result<bool, RpcError> {
-    let row = app.store.node(org, node).await.answered()?;
-    Ok(row.is_some_and(|row| {
-        let capabilities = row.hello.iter().flat_map(|hello| &hello.capabilities);
-        let capabilities = Capabilities::parse(capabilities.map(String::as_str));
-        capabilities.has(Capability::Cancel) && app.is_connected(&row)
-    }))
+/// The nodes that have a stream, here or at another server, and understand a cancel.
+async fn able_to_cancel(app: &App, org: OrgId, nodes: &[NodeId]) -> Result<Vec<NodeId>, RpcError> {
+    let mut able = Vec::new();
+    for node in nodes {
+        let row = app.store.node(org, *node).await.answered()?;
+        let can = row.is_some_and(|row| {
+            let capabilities = row.hello.iter().flat_map(|hello| &hello.capabilities);
+            let capabilities = Capabilities::parse(capabilities.map(String::as_str));
+            capabilities.has(Capability::Cancel) && app.is_connected(&row)
+        });
+        able.extend(can.then_some(*node));
+    }
+    Ok(able)
 }
 
 async fn end(app: &Arc<App>, call: &OperatorCall, scan: ScanId) -> Result<ScanRow, RpcError> {
-    let node = get(app, call.org, scan).await?.node;
-    // Without a grace period the scan ends at once (decision 0007).
-    let grace = can_cancel(app, call.org, node)
-        .await?
-        .then_some(CANCEL_GRACE);
+    let row = get(app, call.org, scan).await?;
+    let running = row.shares.iter().filter(|share| !share.state.is_terminal());
+    let nodes: Vec<NodeId> = running.map(|share| share.node).collect();
+    // The shares of the other nodes end at once (decision 0007).
+    let grace = Grace {
+        time: CANCEL_GRACE,
+        nodes: able_to_cancel(app, call.org, &nodes).await?,
+    };
     let (carried, org, actor) = (app.clone(), call.org, call.actor());
     // A caller that hangs up between the two steps must not keep the cancel from the node.
     let canceled = app.carry_through(async move {
@@ -347,7 +371,9 @@ async fn end(app: &Arc<App>, call: &OperatorCall, scan: ScanId) -> Result<ScanRo
         let canceled = app.store.cancel_scan(org, scan, grace, actor, now);
         let canceled = canceled.await.answered()?;
         app.wakeups.notify(scan);
-        app.notify_node(node);
+        for node in nodes {
+            app.notify_node(node);
+        }
         Ok(canceled.scan)
     });
     let canceled = canceled.await?;

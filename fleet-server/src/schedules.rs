@@ -3,7 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fleet_core::{NodeId, Priority, ScanId, ScheduleId, Timestamp, limits};
+use fleet_core::{Priority, ScanId, ScheduleId, Timestamp, limits};
+use fleet_discovery::NodeChoice;
 use fleet_inventory::{Basis, Decision, Run, Timing, TimingText, decide};
 use fleet_store::{
     Actor, CreateScanError, NewScan, NewSchedule, Queueing, ScheduleChange, ScheduleRow,
@@ -11,7 +12,7 @@ use fleet_store::{
 };
 use fleet_wire::RpcError;
 
-use crate::{app::App, call::OperatorCall, failure::Answered, scans};
+use crate::{app::App, call::OperatorCall, failure::Answered, planning};
 
 /// Interval of looks at due runs. Times of schedules are whole minutes and seconds.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -24,7 +25,7 @@ const MISSED: &str = "no server was running when it was due, and a blackout wind
 #[derive(Debug)]
 pub(crate) struct Wanted {
     pub(crate) name: String,
-    pub(crate) node: NodeId,
+    pub(crate) choice: NodeChoice,
     pub(crate) request: fleet_discovery::ScanRequest,
     pub(crate) timing: TimingText,
 }
@@ -141,21 +142,24 @@ pub(crate) async fn run_now(
     let attempt = call.attempt("scan.start", format!("schedule {id}"));
     let started = async {
         let row = get(app, call, id).await?;
-        let planned = scans::planned(app, call.org, row.scan.node, &row.scan.request).await?;
+        let scan = row.scan;
+        let planned = planning::planned(app, call.org, &scan.choice, &scan.request).await?;
         if let Some(blackout) = planned.blackout {
             return Err(blackout.refusal());
         }
-        let plan = planned.plan;
+        let shares = planned.shares();
+        let nodes: Vec<_> = shares.iter().map(|share| share.node).collect();
         let now = app.environment.now();
         let new = NewScan {
             id: app.environment.scan_id(),
             org: call.org,
-            node: row.scan.node,
+            choice: scan.choice,
+            shares,
             operator: call.operator,
             request_id: None,
-            name: row.scan.name,
-            request: row.scan.request,
-            plan,
+            name: scan.name,
+            request: scan.request,
+            plan: planned.joint.plan,
             priority: Priority::Interactive,
             queueing: Queueing::Until(now.plus(limits::QUEUE_FOR)),
             ignores_blackout: false,
@@ -163,7 +167,9 @@ pub(crate) async fn run_now(
         };
         let started = app.store.run_schedule_now(id, new, call.actor());
         let scan = started.await.answered()?;
-        app.notify_node(row.scan.node);
+        for node in nodes {
+            app.notify_node(node);
+        }
         Ok::<_, RpcError>(scan)
     };
     attempt.or_refused(&app.auditor, started.await).await
@@ -215,7 +221,7 @@ async fn checked(
     now: Timestamp,
 ) -> Result<(ScheduledScan, Option<Run>), RpcError> {
     let timing = timing(&wanted.timing, now)?;
-    scans::planned(app, call.org, wanted.node, &wanted.request).await?;
+    let planned = planning::planned(app, call.org, &wanted.choice, &wanted.request).await?;
     let basis = Basis {
         schedule: Some(id),
         since: now,
@@ -223,7 +229,8 @@ async fn checked(
     let next = timing.runs(basis, now).next();
     let scan = ScheduledScan {
         name: wanted.name,
-        node: wanted.node,
+        node: planned.first,
+        choice: wanted.choice,
         request: wanted.request,
         timing: timing.text(),
     };
@@ -305,9 +312,12 @@ async fn settle(app: &Arc<App>, row: ScheduleRow, now: Timestamp) -> Result<(), 
     };
     let schedule = row.id;
     match settled {
-        Settled::Scan(scan, node) => {
-            tracing::info!(%schedule, %scan, %node, missed, "a schedule started a scan");
-            app.notify_node(node);
+        Settled::Scan(scan, nodes) => {
+            let shares = nodes.len();
+            tracing::info!(%schedule, %scan, shares, missed, "a schedule started a scan");
+            for node in nodes {
+                app.notify_node(node);
+            }
         }
         Settled::LeftOut(reason) => {
             tracing::warn!(%schedule, reason, missed, "a run of a schedule was left out")
@@ -325,7 +335,7 @@ async fn new_scan(
     next: Option<Run>,
     now: Timestamp,
 ) -> Result<Box<NewScan>, String> {
-    let planned = scans::planned(app, row.org, row.scan.node, &row.scan.request).await;
+    let planned = planning::planned(app, row.org, &row.scan.choice, &row.scan.request).await;
     let planned = planned.map_err(|error| error.message)?;
     // Waiting longer than until the next run would only leave that one out.
     let wait = next.map_or(limits::QUEUE_FOR, |next| {
@@ -333,18 +343,19 @@ async fn new_scan(
     });
     let now = app.environment.now();
     // A run in a blackout of its site waits for the end of the blackout.
-    let held = planned.blackout.map(|blackout| blackout.end.at.since(now));
+    let blackout = planned.blackout.as_ref();
+    let held = blackout.map(|blackout| blackout.end.at.since(now));
     let wait = wait.max(held.map_or(Duration::ZERO, |held| held + limits::QUEUE_FOR));
-    let plan = planned.plan;
     Ok(Box::new(NewScan {
         id: app.environment.scan_id(),
         org: row.org,
-        node: row.scan.node,
+        choice: row.scan.choice.clone(),
+        shares: planned.shares(),
         operator: row.operator,
         request_id: None,
         name: row.scan.name.clone(),
         request: row.scan.request.clone(),
-        plan,
+        plan: planned.joint.plan,
         priority: Priority::Scheduled,
         queueing: Queueing::Until(now.plus(wait)),
         ignores_blackout: false,

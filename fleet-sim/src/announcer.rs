@@ -22,7 +22,7 @@ const ONLY_ONE: u16 = 0x8001;
 const TTL: u32 = 120;
 
 /// One announced service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Announcement {
     /// The service type, such as `_http._tcp`, or a subtype of it, such as `_axeos._sub._http._tcp`. A device that
     /// announces a subtype answers for the type, too.
@@ -35,6 +35,8 @@ pub struct Announcement {
     pub addresses: Vec<IpAddr>,
     /// The port of the service.
     pub port: u16,
+    /// The attributes of the service, such as `board=601`.
+    pub attributes: Vec<String>,
 }
 
 /// Answers queries for a service or for the name of its host, with all records at once. Dropping it stops the responder.
@@ -197,7 +199,7 @@ impl Announcement {
         located.extend_from_slice(&self.port.to_be_bytes());
         located.extend_from_slice(&host);
         records.push(record(&instance, SRV, ONLY_ONE, &located));
-        records.push(record(&instance, TXT, ONLY_ONE, &[0]));
+        records.push(record(&instance, TXT, ONLY_ONE, &self.text()));
         records.push(record(&service, PTR, IN, &instance));
         if base(&self.service) != self.service {
             let base = labels(&[], &format!("{}.local", base(&self.service)));
@@ -209,6 +211,23 @@ impl Announcement {
         message.extend_from_slice(&[0; 4]);
         message.extend(records.concat());
         message
+    }
+}
+
+impl Announcement {
+    /// The data of the TXT record: each attribute with its length. An empty record has one empty attribute.
+    fn text(&self) -> Vec<u8> {
+        if self.attributes.is_empty() {
+            return vec![0];
+        }
+        let mut data = Vec::new();
+        for attribute in &self.attributes {
+            let attribute = attribute.as_bytes();
+            let length = attribute.len().min(255);
+            data.push(length as u8);
+            data.extend_from_slice(&attribute[..length]);
+        }
+        data
     }
 }
 

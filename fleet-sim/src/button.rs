@@ -3,11 +3,13 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
     time::Duration,
 };
 
 use tokio::{net::UdpSocket, time::sleep};
+
+use crate::site::{Device, Make};
 
 /// The makes whose button differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +108,38 @@ impl ButtonMake {
 }
 
 impl Button {
+    /// The button of a device as its make has it, with a second between two copies. None if the make has no button, or
+    /// the address is not IPv4.
+    pub fn of(device: &Device, to: Ipv4Addr) -> Option<Self> {
+        let IpAddr::V4(ip) = device.address else {
+            return None;
+        };
+        let make = match device.make {
+            Make::Antminer | Make::Braiins => ButtonMake::Antminer,
+            Make::Whatsminer => ButtonMake::Whatsminer,
+            Make::SealMiner => ButtonMake::SealMiner,
+            Make::Auradine => ButtonMake::Auradine,
+            Make::Avalon
+            | Make::LuxOs
+            | Make::Vnish
+            | Make::Marathon
+            | Make::Epic
+            | Make::Bitaxe
+            | Make::NerdAxe
+            | Make::Proto
+            | Make::PlainCgminer
+            | Make::Printer
+            | Make::Router => return None,
+        };
+        Some(Self {
+            make,
+            ip,
+            to,
+            offset: 0,
+            pause: Duration::from_secs(1),
+        })
+    }
+
     /// Sends every copy of one press and returns the number of answers, which would change the lights of the device.
     ///
     /// # Errors

@@ -60,8 +60,8 @@ pub use api::{
     },
     scans::{
         Ack, Acked, CancelScanError, Canceled, Completion, CreateScanError, CreatedScan, Dispatch,
-        EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanChanges, ScanHistory,
-        ScanHost, ScanRow, Scans, StoredEvent,
+        EventPage, Expired, Grace, IssuedCommand, NewScan, NewShare, Progress, Queueing,
+        ScanChanges, ScanHistory, ScanHost, ScanRow, Scans, ShareRow, StoredEvent,
     },
     schedules::{
         NewSchedule, RUNS_KEPT, RunNowError, SCHEDULES_OF_AN_ORG, ScheduleChange, ScheduleError,

@@ -45,7 +45,9 @@ const DEVICE_REPORT: usize = FIELD
     + 3 * text(255)
     + text(64)
     + text(255)
-    + text(512);
+    + text(512)
+    + text(253)
+    + text(8);
 /// Ports are numbers of at most five digits, with a comma in JSON.
 const HOST_REPORT: usize = FIELD
     + text(45)

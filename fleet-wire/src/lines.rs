@@ -34,7 +34,10 @@ fn device(sequence: i64, found: &DeviceFound) -> Value {
         "model": found.model,
         "manufacturer": found.manufacturer,
         "firmware": found.firmware,
+        "host_name": found.host_name,
+        "host_name_source": found.host_name_source,
         "elapsed_ms": found.elapsed_ms,
+        "fleet_node_id": found.fleet_node_id,
     })
 }
 
@@ -55,6 +58,7 @@ fn host(sequence: i64, found: &HostFound) -> Value {
         "requests": host.requests,
         "record_command": host.record_command,
         "elapsed_ms": found.elapsed_ms,
+        "fleet_node_id": host.fleet_node_id,
     })
 }
 

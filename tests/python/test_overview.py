@@ -174,7 +174,18 @@ def test_a_block_starts_a_scan_with_its_network(server, page):  # noqa: F811
     page.open("#/")
     page.until("the map", lambda: cell(page, 4) == "is-identified")
     page.click(f"[aria-label='Scan {NETWORK}']")
-    page.until("the form with the network", lambda: NETWORK in page.script("return [...document.querySelectorAll('main input, main textarea')].map((one) => one.value).join(' ')"))
+    planned = lambda: [body for name, body in server.requests if name == "ScanService/PlanScan"]
+    page.until("the plan of the network", lambda: planned() and (planned()[-1]["fleetNodeId"], NETWORK in json.dumps(planned()[-1])) == ("7", True))
+
+
+def test_a_block_of_a_site_with_several_nodes_is_scanned_by_the_site(server, page):  # noqa: F811
+    server.replies["SiteService/ListSites"] = {"sites": [site(fleetNodeIds=["7", "8"])]}
+    server.replies["NodeService/ListNodes"] = {"nodes": [node(siteId="3", siteName="barn"), node(8, name="barn-3", siteId="3", siteName="barn")]}
+    page.open("#/")
+    page.until("the map", lambda: cell(page, 4) == "is-identified")
+    page.click(f"[aria-label='Scan {NETWORK}']")
+    planned = lambda: [body for name, body in server.requests if name == "ScanService/PlanScan"]
+    page.until("the plan of the network", lambda: planned() and (planned()[-1].get("siteId"), NETWORK in json.dumps(planned()[-1])) == ("3", True))
 
 
 def test_the_map_fills_while_a_scan_runs(server, page):  # noqa: F811

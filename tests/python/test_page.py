@@ -399,8 +399,8 @@ def test_foreign_texts_are_isolated_and_never_markup(server, page):
         "NodeService/ListRevokedNodes": {"nodes": [node(9, name=HOSTILE)]},
         "ScanService/ListScans": {"scans": [scan(nodeName=HOSTILE, request={"nmap": {"target": HOSTILE}})]},
         "ScanService/GetScan": {"scan": scan(nodeName=HOSTILE, startedBy=HOSTILE, request={"nmap": {"target": HOSTILE}})},
-        "DeviceSearchService/SearchDevices": {"devices": [device(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE, scheme="javascript", evidence=HOSTILE, pairingError=HOSTILE, boundToFleetNodeId="7", aliases=[alias])]},
-        "DeviceDetailService/GetDeviceDetail": {"device": device(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE, evidence=HOSTILE, labels=[HOSTILE]), "events": [{"kind": "firmware", "former": HOSTILE, "became": HOSTILE, "at": ago(5)}], "note": {"text": HOSTILE, "author": HOSTILE}},
+        "DeviceSearchService/SearchDevices": {"devices": [device(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE, scheme="javascript", evidence=HOSTILE, hostName=HOSTILE, hostNameSource=HOSTILE, pairingError=HOSTILE, boundToFleetNodeId="7", aliases=[alias])]},
+        "DeviceDetailService/GetDeviceDetail": {"device": device(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE, evidence=HOSTILE, hostName=HOSTILE, hostNameSource=HOSTILE, labels=[HOSTILE]), "events": [{"kind": "firmware", "former": HOSTILE, "became": HOSTILE, "at": ago(5)}], "note": {"text": HOSTILE, "author": HOSTILE}},
         "DeviceService/ListRefusedDevices": {"devices": [{**device(2), "identifier": HOSTILE, "reason": HOSTILE, "remedy": "Unpair it first", "count": 3}]},
         "ScheduleService/ListSchedules": {"schedules": [schedule(name="x" * 64, missed="2", lastScanId=SCAN)]},
         "SiteService/ListSites": {"sites": [site(name=HOSTILE, excludes=[exclude(reason=HOSTILE, createdBy=HOSTILE)])]},
@@ -413,7 +413,7 @@ def test_foreign_texts_are_isolated_and_never_markup(server, page):
         "ResultService/GetScanDifference": difference(changed("moved", changed=["firmware"], identifier=HOSTILE, before={"firmware": HOSTILE}, after={"model": HOSTILE, "firmware": HOSTILE, "scheme": "javascript"}), changed("moved", 2, reason=HOSTILE)),
     }
     server.replies["DeviceSearchService/GetDeviceFacets"] = {"total": "1", "models": [{"value": HOSTILE, "count": "1"}, {"value": "S19", "count": "1"}]}
-    server.send(SCAN, found(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE), warning(2, f"said `{HOSTILE.replace('`', '')}`"))
+    server.send(SCAN, found(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE, host_name=HOSTILE, host_name_source=HOSTILE), warning(2, f"said `{HOSTILE.replace('`', '')}`"), {"type": "host", "seq": 3, "ip": "10.2.0.9", "host_name": HOSTILE, "host_name_source": HOSTILE, "reply": HOSTILE, "vendor": HOSTILE, "requests": [HOSTILE], "open_ports": [80]})
     for view in VIEWS:
         page.open(view)
         if view != "#/nodes/enroll":
@@ -734,9 +734,60 @@ def test_unidentified_hosts_are_listed_with_the_command_that_records_them(server
     assert page.script("return document.querySelectorAll('.hosts script, .hosts img').length") == 0
 
 
+def test_host_names_are_shown_with_their_source(server, page):
+    server.replies["DeviceSearchService/SearchDevices"] = {"devices": [device(1, hostName="miner-7.lan", hostNameSource="dns"), device(2)]}
+    page.open("#/devices")
+    page.shows("miner-7.lan")
+    names = page.script("return [...document.querySelectorAll('.host-name')].map((one) => [one.textContent, one.title, one.firstChild.tagName])")
+    assert names == [["miner-7.lan", "Host name by reverse DNS", "BDI"]]
+    page.open(f"#/scans/{SCAN}")
+    host = {"type": "host", "ip": "10.2.0.9", "open_ports": [80], "reply": "HTTP 404", "requests": ["GET /"], "record_command": "fleetnode identify 10.2.0.9"}
+    server.send(SCAN, found(1, host_name="bitaxe.local", host_name_source="mdns"), {**host, "seq": 2, "host_name": "printer.lan", "host_name_source": "dns"})
+    page.shows("bitaxe.local", "printer.lan")
+    titles = page.script("return [...document.querySelectorAll('.host-name')].map((one) => one.title)")
+    assert titles == ["Host name by mDNS", "Host name by reverse DNS"]
+    page.click(".hosts summary")
+    page.shows("Host name by reverse DNS: printer.lan")
+
+
+def share(number: int, state: str, done: int, **fields) -> dict:
+    return {"fleetNodeId": str(number), "nodeName": f"barn-{number}", "state": f"SCAN_STATE_{state}", "targets": "254", "done": str(done), "commands": 1, **fields}
+
+
+def test_a_scan_over_several_nodes_has_a_line_for_each(server, page):
+    shares = [share(7, "RUNNING", 120), share(8, "RUNNING", 50), share(9, "QUEUED", 0)]
+    server.replies["NodeService/ListNodes"] = {"nodes": [node(), node(8, connected=False, lastSeenAt=ago(14)), node(9)]}
+    server.replies["ScanService/GetScan"] = {"scan": scan(shares=shares, siteId="2")}
+    page.open(f"#/scans/{SCAN}")
+    page.shows("120 of 254 targets probed")
+    page.until("the node that is away", lambda: "disconnected" in page.script("return document.querySelector('#shares').innerText"))
+    lines = page.script("return [...document.querySelectorAll('#shares li')].map((line) => line.innerText)")
+    assert len(lines) == 3, lines
+    assert "barn-8" in lines[1] and "continues by itself" in lines[1], lines
+    assert "waiting, 254 targets" in lines[2], lines
+    # One node fails, which does not end the scan.
+    failed = share(8, "FAILED", 50, reason=f"node 8 was revoked {HOSTILE}", code="failed_precondition")
+    server.replies["ScanService/GetScan"] = {"scan": scan(shares=[shares[0], failed, shares[2]])}
+    page.shows("was revoked")
+    assert page.script("return document.querySelectorAll('#shares script, #shares img').length") == 0
+    done = [share(7, "COMPLETED", 254), failed, share(9, "COMPLETED", 254)]
+    server.replies["ScanService/GetScan"] = {"scan": scan(state="PARTIAL", shares=done, endedAt=ago(1), ledger={"identified": "3", "targets": "762"})}
+    server.send(SCAN, {"type": "ledger", "seq": 1, "outcome": "partial", "targets": 762, "identified": 3, "elapsed_ms": 900, "reason": "node 8 (barn-8): node 8 was revoked"})
+    page.shows("Partially completed")
+    page.shows("254 of 254 targets probed")
+
+
+def test_a_scan_of_one_node_has_no_lines_of_nodes(server, page):
+    server.replies["ScanService/GetScan"] = {"scan": scan(shares=[share(7, "RUNNING", 120)])}
+    page.open(f"#/scans/{SCAN}")
+    page.shows("Node ")
+    assert not page.script("return document.querySelector('#shares').checkVisibility()")
+
+
 def full(server) -> None:
     """Sets replies that fill every view with long texts."""
-    long = {"ip": LONG_ADDRESS, "port": 65535, "model": "Antminer S21+ Hyd. " * 3, "firmware": "LuxOS-2026.3.30.174759-b99dff377-" * 2}
+    name = ".".join(["x" * 60] * 4)
+    long = {"ip": LONG_ADDRESS, "hostName": name, "host_name": name, "port": 65535, "model": "Antminer S21+ Hyd. " * 3, "firmware": "LuxOS-2026.3.30.174759-b99dff377-" * 2}
     server.replies |= {
         "NodeService/ListNodes": {"nodes": [node(name="a-node-with-a-name-of-sixty-three-characters-" + "x" * 17, localSubnets=["10.2.0.0/22", f"{LONG_ADDRESS}/64"]), node(8, enrollment="awaiting_confirmation", pendingEnrollmentId="3")]},
         "NodeService/ListEnrollmentCodes": {"codes": [{"pendingEnrollmentId": "3", "state": "pending", "createdBy": "a.long.address@mail.example.org", "createdAt": ago(5), "expiresAt": ago(-50)}]},
@@ -780,7 +831,7 @@ def test_no_view_is_wider_than_the_window_and_no_number_breaks(server, page):
                 const walker = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);
                 while (walker.nextNode()) {
                   const text = walker.currentNode;
-                  if (!text.parentElement.closest('.cell-endpoint, .warning-list')) continue;
+                  if (!text.parentElement.closest('.cell-endpoint, .warning-list') || text.parentElement.closest('.host-name')) continue;
                   for (const match of text.data.matchAll(/[0-9a-f]+/gi)) {
                     const range = document.createRange();
                     range.setStart(text, match.index);

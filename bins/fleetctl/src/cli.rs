@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{difference, search};
+use crate::{choice, difference, search};
 
 /// Headings of the flags that every command has, so that help shows a command's own flags first.
 const CONNECTION: &str = "Connection";
@@ -373,7 +373,7 @@ pub(crate) enum Sites {
 pub(crate) enum Scan {
     /// Start a scan and watch it.
     Start(Start),
-    /// Show what a scan would do without starting it.
+    /// Show what a scan would do without starting it: its targets, the share of each node, and the uncovered targets.
     Plan(ScanTarget),
     /// Watch a scan from its first event.
     Watch {
@@ -593,12 +593,11 @@ pub(crate) struct Timing {
     pub(crate) blackouts: Vec<String>,
 }
 
-/// The node and the targets of a scan.
+/// The nodes and the targets of a scan.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ScanTarget {
-    /// Node that scans, by id or name.
-    #[arg(long)]
-    pub(crate) node: String,
+    #[command(flatten)]
+    pub(crate) choice: choice::Choice,
     #[command(flatten)]
     pub(crate) targets: Targets,
 }

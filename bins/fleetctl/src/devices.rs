@@ -240,11 +240,13 @@ impl Rows for Device {
         "Bound to",
         "Last seen",
         "Formerly",
+        "Host name",
         "Evidence",
     ];
     const OPTIONAL: &'static [&'static str] = &[
         "Evidence",
         "Formerly",
+        "Host name",
         "Seen by",
         "Driver",
         "Bound to",
@@ -287,6 +289,10 @@ impl Rows for Device {
                 .map(|alias| alias.identifier.as_str())
                 .collect::<Vec<_>>()
                 .join(" "),
+            match self.host_name_source.as_str() {
+                "" => String::new(),
+                source => format!("{} ({source})", self.host_name),
+            },
             self.evidence.clone(),
         ]
     }

@@ -3,6 +3,7 @@
 mod alerts;
 mod ask;
 mod audit;
+mod choice;
 mod cli;
 mod details;
 mod devices;

@@ -21,6 +21,7 @@ use fleet_wire::{
 };
 
 use crate::{
+    choice,
     cli::{Format, Scan, Start, Targets},
     difference,
     failure::Failure,
@@ -37,14 +38,17 @@ pub(crate) async fn run(server: &Server, format: Format, command: Scan) -> Resul
     match command {
         Scan::Start(start) => self::start(server, format, start).await,
         Scan::Plan(what) => {
+            let chosen = what.choice.resolve(server).await?;
             let request = PlanScanRequest {
-                fleet_node_id: nodes::resolve(server, &what.node).await?,
+                fleet_node_id: chosen.fleet_node_id,
+                fleet_node_ids: chosen.fleet_node_ids,
+                site_id: chosen.site_id,
+                auto: chosen.auto,
                 request: Some(request(what.targets)?),
             };
-            output::one(
-                format,
-                &server.scans.plan_scan(&request, server.call()?).await?,
-            )?;
+            let plan = server.scans.plan_scan(&request, server.call()?).await?;
+            output::one(format, &plan)?;
+            choice::show_plan(format, &plan)?;
             Ok(0)
         }
         Scan::Again { scan, no_watch } => again(server, format, scan, no_watch).await,
@@ -67,13 +71,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Scan) -> Resul
             Ok(0)
         }
         Scan::Show { scan } => {
-            let found = server
-                .scans
-                .get_scan(&GetScanRequest { scan_id: scan }, server.call()?)
-                .await?
-                .scan
-                .unwrap_or_default();
-            show(format, &found)?;
+            show(format, &get(server, scan).await?)?;
             Ok(0)
         }
         Scan::Hosts { scan } => {
@@ -120,9 +118,13 @@ async fn start(server: &Server, format: Format, start: Start) -> Result<u8, Fail
         Some(id) => id,
         None => random_id()?,
     };
+    let chosen = start.target.choice.resolve(server).await?;
     let request = StartScanRequest {
         request_id,
-        fleet_node_id: nodes::resolve(server, &start.target.node).await?,
+        fleet_node_id: chosen.fleet_node_id,
+        fleet_node_ids: chosen.fleet_node_ids,
+        site_id: chosen.site_id,
+        auto: chosen.auto,
         request: Some(request(start.target.targets)?),
         queue_for: start
             .queue_for
@@ -149,13 +151,22 @@ async fn start(server: &Server, format: Format, start: Start) -> Result<u8, Fail
     if format.is_table() {
         writeln!(
             io::stderr(),
-            "scan {} on node {} ({})",
+            "scan {} on {}",
             scan.scan_id,
-            scan.fleet_node_id,
-            output::plain(&scan.node_name)
+            output::plain(&choice::nodes_of(&scan))
         )?;
     }
-    watch::run(server, format, &scan.scan_id, 0).await
+    let status = watch::run(server, format, &scan.scan_id, 0).await?;
+    if scan.shares.len() > 1 && format.is_table() {
+        choice::show_shares(format, &get(server, scan.scan_id).await?)?;
+    }
+    Ok(status)
+}
+
+async fn get(server: &Server, scan_id: String) -> Result<Row, Failure> {
+    let request = GetScanRequest { scan_id };
+    let found = server.scans.get_scan(&request, server.call()?).await?;
+    Ok(found.scan.unwrap_or_default())
 }
 
 /// Starts a scan with the request of an earlier one.
@@ -316,6 +327,7 @@ pub(crate) fn targets(request: Option<&DiscoverRequest>) -> String {
 
 fn show(format: Format, scan: &Row) -> Result<(), Failure> {
     output::one(format, scan)?;
+    choice::show_shares(format, scan)?;
     if let (true, Some(ledger)) = (format.is_table(), &scan.ledger) {
         self::ledger(&mut io::stdout(), ledger)?;
     }
@@ -396,9 +408,13 @@ impl Rows for Row {
 
     fn cells(&self) -> Vec<String> {
         let progress = self.progress.clone().unwrap_or_default();
+        let shares = self.shares.iter();
+        let nodes: Vec<_> = shares
+            .map(|share| share.fleet_node_id.to_string())
+            .collect();
         vec![
             self.scan_id.clone(),
-            self.fleet_node_id.to_string(),
+            nodes.join(" "),
             outcome(self.state()).to_owned(),
             progress.total.to_string(),
             progress.done.to_string(),
@@ -416,7 +432,7 @@ impl Rows for Row {
     }
 }
 
-/// What changed since the previous scan, as `new 3, moved 2`; empty without a change.
+/// The changes since the previous scan, as `new 3, moved 2`; empty without a change.
 fn changes(changes: &ScanChanges) -> String {
     let counts = [
         ("new", changes.new),
@@ -442,8 +458,10 @@ impl Rows for ScanHost {
         "Requests",
         "Reported",
         "Record",
+        "Node",
     ];
     const OPTIONAL: &'static [&'static str] = &[
+        "Node",
         "Reported",
         "Requests",
         "Reply port",
@@ -456,6 +474,10 @@ impl Rows for ScanHost {
 
     fn cells(&self) -> Vec<String> {
         let ports: Vec<String> = self.open_ports.iter().map(ToString::to_string).collect();
+        let node = match self.fleet_node_id {
+            0 => String::new(),
+            id => id.to_string(),
+        };
         let reply_port = match self.reply_port {
             0 => String::new(),
             port => port.to_string(),
@@ -472,6 +494,7 @@ impl Rows for ScanHost {
             self.requests.join("; "),
             times::timestamp(self.reported_at.as_ref()),
             self.record_command.clone(),
+            node,
         ]
     }
 }

@@ -15,7 +15,6 @@ use fleet_wire::{
 use crate::{
     cli::{Format, Schedule, Scheduled, Timing},
     failure::Failure,
-    nodes,
     output::{self, Rows},
     scans,
     server::Server,
@@ -26,8 +25,12 @@ pub(crate) async fn run(server: &Server, format: Format, command: Schedule) -> R
     let schedules = &server.schedules;
     match command {
         Schedule::Create(new) => {
+            let chosen = new.target.choice.resolve(server).await?;
             let request = CreateScheduleRequest {
-                fleet_node_id: nodes::resolve(server, &new.target.node).await?,
+                fleet_node_id: chosen.fleet_node_id,
+                fleet_node_ids: chosen.fleet_node_ids,
+                site_id: chosen.site_id,
+                auto: chosen.auto,
                 request: Some(scans::request(new.target.targets)?),
                 name: new.name,
                 timing: Some(timing(new.timing)),
@@ -88,9 +91,13 @@ async fn update(
     schedule: &str,
     new: Scheduled,
 ) -> Result<(), Failure> {
+    let chosen = new.target.choice.resolve(server).await?;
     let request = UpdateScheduleRequest {
         schedule_id: find(server, schedule).await?,
-        fleet_node_id: nodes::resolve(server, &new.target.node).await?,
+        fleet_node_id: chosen.fleet_node_id,
+        fleet_node_ids: chosen.fleet_node_ids,
+        site_id: chosen.site_id,
+        auto: chosen.auto,
         request: Some(scans::request(new.target.targets)?),
         name: new.name,
         timing: Some(timing(new.timing)),
@@ -215,7 +222,7 @@ impl Rows for Row {
                 format!("{jitter} s")
             },
             timing.blackouts,
-            self.node_name.clone(),
+            nodes_of(self),
             scans::targets(self.request.as_ref()),
             self.runs.to_string(),
             self.missed.to_string(),
@@ -250,9 +257,43 @@ impl Rows for PlannedRun {
     }
 }
 
+/// The nodes of a schedule as its operator named them.
+fn nodes_of(row: &Row) -> String {
+    let ids: Vec<String> = row.fleet_node_ids.iter().map(ToString::to_string).collect();
+    match (row.auto, row.site_id) {
+        (true, _) => "auto".to_owned(),
+        (false, 0) if ids.is_empty() => row.node_name.clone(),
+        (false, 0) => ids.join(" "),
+        (false, site) => format!("site {site}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_schedule_names_its_nodes() {
+        let one = Row {
+            fleet_node_id: 3,
+            node_name: "barn-1".to_owned(),
+            ..Row::default()
+        };
+        let several = Row {
+            fleet_node_ids: vec![3, 5],
+            ..Row::default()
+        };
+        let site = Row {
+            site_id: 2,
+            ..Row::default()
+        };
+        let auto = Row {
+            auto: true,
+            ..Row::default()
+        };
+        let shown = [one, several, site, auto].map(|row| nodes_of(&row));
+        assert_eq!(shown, ["barn-1", "3 5", "site 2", "auto"]);
+    }
 
     #[test]
     fn a_schedule_is_found_by_its_id_or_name() {

@@ -230,8 +230,13 @@ impl Screen {
     }
 
     fn row(&self, found: &DeviceFound) -> io::Result<()> {
-        let what =
-            [&found.manufacturer, &found.model, &found.firmware].map(|text| output::plain(text));
+        let what = [
+            &found.manufacturer,
+            &found.model,
+            &found.firmware,
+            &found.host_name,
+        ]
+        .map(|text| output::plain(text));
         let line = format!(
             "{:<21} {:<28} {:<9} {}",
             format!("{}:{}", found.ip, found.port),
@@ -310,7 +315,7 @@ impl Screen {
     }
 }
 
-const DEVICE_HEAD: [&str; 9] = [
+const DEVICE_HEAD: [&str; 11] = [
     "elapsed_ms",
     "identifier",
     "ip",
@@ -320,9 +325,11 @@ const DEVICE_HEAD: [&str; 9] = [
     "model",
     "firmware",
     "device_id",
+    "host_name",
+    "host_name_source",
 ];
 
-fn device_cells(found: &DeviceFound) -> [String; 9] {
+fn device_cells(found: &DeviceFound) -> [String; 11] {
     [
         found.elapsed_ms.to_string(),
         found.identifier.clone(),
@@ -333,5 +340,7 @@ fn device_cells(found: &DeviceFound) -> [String; 9] {
         found.model.clone(),
         found.firmware.clone(),
         found.device_id.to_string(),
+        found.host_name.clone(),
+        found.host_name_source.clone(),
     ]
 }

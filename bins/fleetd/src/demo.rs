@@ -1,15 +1,21 @@
 //! `fleetd demo`: the whole product in one process. The server and the node are the real ones; `fleet-sim`
 //! simulates the devices on loopback sockets.
 
+mod later;
 mod node;
 mod show;
 
-use std::{io::Write, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    io::Write,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 use fleet_core::{AddressPolicy, Password, Port, Role, SecretKind};
 use fleet_server::{Environment, Server, ServerConfig, SystemEnvironment, hash_password};
-use fleet_sim::{Lab, Ports, Site};
+use fleet_sim::{Button, Device, Lab, Ports, Site, Truth};
 use fleet_store::{Actor, MigrateMode, NewOperator, Operators, PasswordHash, SqlStore};
 use fleet_wire::{
     client::{CallOptions, Channel, ChannelConfig},
@@ -33,6 +39,10 @@ use crate::{
 const SEED: u64 = 8_420;
 /// E-mail of the demonstration's operator.
 const EMAIL: &str = "demo@example.org";
+/// The broadcast address of the loopback interface.
+const LOOPBACK: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 255);
+/// The time between two presses of IP report buttons.
+const PRESS_EVERY: Duration = Duration::from_secs(3);
 /// Number of ports to try after a port in use.
 const PORTS: u16 = 100;
 
@@ -85,27 +95,77 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
         network,
         http: Port::new(Ports::UNPRIVILEGED.http).into_iter().collect(),
     };
-    let node = DemoNode::start(&base, &folder.path().join("node"), &operator, surroundings).await?;
+    let start = async |name: &str| {
+        let folder = folder.path().join(name);
+        DemoNode::start(&base, name, &folder, &operator, surroundings.clone()).await
+    };
+    let node = start("demo-node").await?;
     show.step(&format!(
         "node       {} enrolled, fingerprint {} compared",
         node.id, node.fingerprint
     ))?;
 
+    let buttons = tokio::spawn(press_buttons(site.site().clone()));
+    let first = node.id;
     tokio::select! {
-        scanned = scan(&operator, node.id, network, &mut show) => scanned?,
+        scanned = scan(&operator, first, network, &mut show) => scanned?,
         () = shutdown.cancelled() => {}
     }
+    let mut nodes = vec![node];
+    let mut site = Some(site);
     if !args.once && !shutdown.is_cancelled() {
-        show.sign_in(&base, EMAIL, password.expose(), &key, node.id)?;
+        nodes.push(start("demo-node-2").await?);
+        if let (Some(before), [first, second]) = (site.take(), nodes.as_slice()) {
+            tokio::select! {
+                later = later::run(&operator, (first, second), network, before, &show) => site = Some(later?),
+                () = shutdown.cancelled() => {}
+            }
+        }
+    }
+    if !args.once && !shutdown.is_cancelled() {
+        show.sign_in(&base, EMAIL, password.expose(), &key, first)?;
         shutdown.cancelled().await;
     }
-    // The node first, because it reports its last results to the server.
-    node.stop().await;
+    buttons.abort();
+    // The nodes first, because they report their last results to the server.
+    for node in nodes {
+        node.stop().await;
+    }
     server.drain().await;
     closing.cancel();
     port.await.context("the port's task failed")?;
-    site.shutdown().await;
+    if let Some(site) = site {
+        site.shutdown().await;
+    }
     Ok(())
+}
+
+/// Presses the IP report buttons of devices in turn, so a scan that listens for them has devices to show.
+async fn press_buttons(site: Site) {
+    let ports = [Ports::UNPRIVILEGED.cgminer, Ports::UNPRIVILEGED.http];
+    let is_known = |device: &&Device| matches!(device.truth(&ports), Truth::Identified(_));
+    let devices = site.devices.iter().filter(is_known);
+    let buttons: Vec<Button> = devices
+        .filter_map(|one| Button::of(one, LOOPBACK))
+        .collect();
+    for button in buttons.iter().cycle() {
+        tokio::time::sleep(PRESS_EVERY).await;
+        if let Err(error) = button.press().await {
+            tracing::debug!(ip = %button.ip, %error, "cannot press a button");
+        }
+    }
+}
+
+/// The request to scan the site, at the default ports.
+fn network_request(network: Ipv4Network) -> DiscoverRequest {
+    let target = NmapModeRequest {
+        target: network.to_string(),
+        ports: Vec::new(),
+    };
+    DiscoverRequest {
+        mode: Some(Mode::Nmap(target)),
+        max_rate: 0,
+    }
 }
 
 /// Credentials of the demonstration's operator.
@@ -188,21 +248,14 @@ impl Operator {
 /// Starts a scan of the site's network and prints its events until it ends.
 async fn scan(operator: &Operator, node: i64, network: Ipv4Network, show: &mut Show) -> Result<()> {
     wait_for_stream(operator, node).await?;
-    let target = NmapModeRequest {
-        target: network.to_string(),
-        ports: Vec::new(),
-    };
-    let request = DiscoverRequest {
-        mode: Some(Mode::Nmap(target)),
-        max_rate: 0,
-    };
     let scans = ScanClient::new(operator.channel.clone());
     let requested_at = Instant::now();
     let start = StartScanRequest {
         // The database is new, so a fixed id is unique.
         request_id: "demo".to_owned(),
         fleet_node_id: node,
-        request: Some(request),
+        name: "first look".to_owned(),
+        request: Some(network_request(network)),
         ..StartScanRequest::default()
     };
     let scan = scans

@@ -64,6 +64,7 @@ impl Prober for Engine {
                 ports: order.ports,
                 budget: order.budget,
                 guard: Guard::new(move |endpoint| permit.check(endpoint)),
+                note_hosts: false,
                 ..ScanJob::new(order.addresses)
             };
             let mut scan = self.scanner.scan(job).map_err(|error| error.to_string())?;

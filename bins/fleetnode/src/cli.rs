@@ -330,6 +330,9 @@ pub(crate) struct EngineArgs {
     /// repeated.
     #[arg(long, value_name = "ADDR", value_parser = name_server)]
     pub(crate) dns_server: Vec<SocketAddr>,
+    /// Do not look up the names of hosts that answered, by reverse DNS or by asking the hosts themselves.
+    #[arg(long, env = "FLEETNODE_NO_HOST_NAMES")]
+    pub(crate) no_host_names: bool,
     /// Folder of rule files (NAME.toml) that add to the built-in fingerprints or override those of the same name.
     #[arg(long, env = "FLEETNODE_FINGERPRINTS", value_name = "DIR")]
     pub(crate) fingerprints: Option<PathBuf>,

@@ -60,6 +60,7 @@ pub(crate) fn agent(site_args: SiteArgs, mut args: EngineArgs) -> Result<AgentOp
         },
         local_subnets: (!args.local_subnet.is_empty()).then_some(args.local_subnet),
         resolver: Arc::new(DnsResolver::asking(args.dns_server)),
+        host_names: !args.no_host_names,
         ..AgentOptions::default()
     })
 }

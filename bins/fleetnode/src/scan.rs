@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Context;
 use fleet_agent::{AgentOptions, LocalScan, LocalScanError, LocalSummary};
-use fleet_core::{HostReport, NodeId, Port, TargetOutcome};
+use fleet_core::{HostReport, NamedBy, NodeId, Port, TargetOutcome};
 use fleet_discovery::{IP_REPORTS, TARGET_FILE, expand_targets};
 use fleet_plugin::PluginHost;
 use fleet_scan::{DriverSet, FoundDevice, Interruption, ScanEvent};
@@ -263,7 +263,10 @@ impl Screen {
                 model: facts.model.clone(),
                 manufacturer: facts.manufacturer.clone(),
                 firmware: facts.firmware.clone(),
+                host_name: NamedBy::name_of(facts.host_name.as_ref()),
+                host_name_source: NamedBy::source_of(facts.host_name.as_ref()),
                 elapsed_ms: elapsed,
+                fleet_node_id: 0,
             }));
         }
         let mac = facts.mac.map(|mac| mac.to_string());
@@ -297,6 +300,8 @@ impl Screen {
                 reply_port: host.reply_port.as_ref().map_or(0, number),
                 reply: host.reply.clone(),
                 requests: host.requests.clone(),
+                host_name: NamedBy::name_of(host.name.as_ref()),
+                host_name_source: NamedBy::source_of(host.name.as_ref()),
                 ..ScanHost::default()
             }),
             elapsed_ms,

@@ -186,6 +186,8 @@ impl CommandReader<'_> {
             budget: limits::COMMAND_BUDGET,
             rate: request.max_rate,
             listen,
+            host_names: None,
+            note_hosts: true,
             policy: Arc::clone(self.policy),
             local_subnets: self.local_subnets.to_vec(),
             notes,

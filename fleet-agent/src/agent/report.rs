@@ -1,6 +1,6 @@
 //! Rows of reports: a found device, an unidentified host, or a pairing result. Start with [`row`].
 
-use fleet_core::{AddressPolicy, DeviceReport, HostReport, NodeId, Port};
+use fleet_core::{AddressPolicy, DeviceReport, HostReport, NamedBy, NodeId, Port};
 use fleet_scan::FoundDevice;
 use fleet_wire::gateway::{DiscoveredDeviceReport, FleetNodePairResult, UnidentifiedHostReport};
 
@@ -36,6 +36,8 @@ pub(super) fn row(
         firmware_version: facts.firmware,
         mac_address: facts.mac.map(|mac| mac.to_string()).unwrap_or_default(),
         serial_number: serial.map_or_else(String::new, |serial| serial.as_str().to_owned()),
+        host_name: NamedBy::name_of(facts.host_name.as_ref()),
+        host_name_source: NamedBy::source_of(facts.host_name.as_ref()),
         evidence: facts.evidence,
     })
 }
@@ -52,8 +54,8 @@ pub(super) fn host(host: &HostReport, addresses: AddressPolicy) -> Option<Uniden
         reply_port: host.reply_port.as_ref().map_or(0, number),
         reply: host.reply.clone(),
         requests: host.requests.clone(),
-        host_name: name.map_or_else(String::new, |name| name.name.clone()),
-        host_name_source: name.map_or_else(String::new, |name| name.source.to_string()),
+        host_name: NamedBy::name_of(name),
+        host_name_source: NamedBy::source_of(name),
     })
 }
 
@@ -75,6 +77,7 @@ mod tests {
                 model: "S19".to_owned(),
                 manufacturer: "Bitmain".to_owned(),
                 evidence: "banner".to_owned(),
+                host_name: "mdns:bitaxe.local".parse().ok(),
                 ..DeviceFacts::default()
             },
             provisional: false,
@@ -93,6 +96,10 @@ mod tests {
         assert_eq!(
             (&*row.ip_address, &*row.port, &*row.evidence),
             ("10.0.0.7", "4028", "banner")
+        );
+        assert_eq!(
+            (&*row.host_name, &*row.host_name_source),
+            ("bitaxe.local", "mdns")
         );
     }
 

@@ -31,6 +31,10 @@ pub(crate) struct ScanTask {
     /// If set, only addresses that announce this service are scanned.
     pub(crate) listen: Option<Listen>,
     pub(crate) policy: Arc<SitePolicy>,
+    /// Looks up the names of hosts that answered.
+    pub(crate) host_names: Option<Arc<dyn Resolver>>,
+    /// Whether notes describe unidentified hosts.
+    pub(crate) note_hosts: bool,
     /// Where names in `local` are asked for.
     pub(crate) local_subnets: Vec<Ipv4Network>,
     /// What the site policy removed from the scan, for the operator.
@@ -110,6 +114,8 @@ impl ScanTask {
             budget: self.budget,
             rate: self.rate,
             listen: self.listen,
+            names: self.host_names,
+            note_hosts: self.note_hosts,
             guard: Guard::new(move |endpoint: Endpoint| {
                 policy.check(endpoint).map_err(|why| why.to_string())
             }),

@@ -96,6 +96,11 @@ impl Naming {
         facts: DeviceFacts,
         may_report: impl Fn(Endpoint) -> bool,
     ) -> (Endpoint, DeviceFacts) {
+        let facts = DeviceFacts {
+            // A field of this product. The name tells people outside the site about its network.
+            host_name: facts.host_name.filter(|_| self == Self::Own),
+            ..facts
+        };
         let Some(make) = self.make(&facts) else {
             return (endpoint, facts);
         };
@@ -324,6 +329,26 @@ mod tests {
             facts.firmware,
             port,
         ]
+    }
+
+    #[test]
+    fn an_upstream_server_never_gets_the_name_of_a_host() {
+        let endpoint = Endpoint {
+            ip: parse_literal("10.0.0.7").expect("an address"),
+            port: Port::new(80).expect("a port"),
+        };
+        for (naming, expected) in [(Naming::Own, true), (Naming::Upstream, false)] {
+            for manufacturer in ["Bitaxe", "No such make"] {
+                let facts = DeviceFacts {
+                    driver: DRIVER.to_owned(),
+                    manufacturer: manufacturer.to_owned(),
+                    host_name: "dns:miner7.lan".parse().ok(),
+                    ..DeviceFacts::default()
+                };
+                let (_, reported) = naming.report(endpoint, facts, |_| true);
+                assert_eq!(reported.host_name.is_some(), expected, "{naming:?}");
+            }
+        }
     }
 
     /// The first three are rows that upstream recorded with its plugins.

@@ -30,6 +30,7 @@ fn announce(service: &str, ip: IpAddr) -> Announcer {
         host: "miner".to_owned(),
         addresses: vec![ip],
         port: DEFAULT_PORT,
+        ..Announcement::default()
     };
     Announcer::start(5_353, vec![announcement]).expect("a responder")
 }

@@ -39,8 +39,8 @@ pub struct JointPlan {
     pub plan: Plan,
     /// The nodes with targets.
     pub shares: Vec<PlannedShare>,
-    /// Number of targets that no node covers.
-    pub uncovered: u64,
+    /// The targets that no node covers.
+    pub uncovered: AddressList,
 }
 
 /// The part of one node in a plan.
@@ -95,7 +95,8 @@ pub fn plan_over(
         let count = coverage.uncovered.len();
         Tally::add(&mut skipped, UNCOVERED, count, &first.to_string());
         notes.push(format!(
-            "{count} targets, first {first}, are in the subnets of no node of the scan and are not scanned: to reach them through a router, name one node"
+            "{count} targets are in the subnets of no node of the scan and are not scanned ({}): to reach them through a router, name one node",
+            coverage.uncovered.shown(8)
         ));
     }
     for ((node, other), count) in &coverage.overlaps {
@@ -136,7 +137,7 @@ pub fn plan_over(
         shares,
         skipped,
         notes,
-        coverage.uncovered.len(),
+        coverage.uncovered,
         targets.len() + edges(&selection),
     ))
 }
@@ -145,7 +146,7 @@ fn join(
     shares: Vec<PlannedShare>,
     skipped: Vec<Tally>,
     notes: Vec<String>,
-    uncovered: u64,
+    uncovered: AddressList,
     targets: u64,
 ) -> JointPlan {
     let plans = || shares.iter().map(|share| &share.plan);

@@ -12,6 +12,7 @@ use crate::{
     dial::Dialer,
     driver::{Answer, Driver, DriverError},
     job::{FoundDevice, ScanOptions},
+    mdns::Attributes,
     probe::Probe,
     text,
 };
@@ -63,9 +64,10 @@ pub(super) async fn identify(
     options: ScanOptions,
     endpoint: Endpoint,
     stream: TcpStream,
+    attributes: Attributes,
 ) -> Identified {
     let mut failures = Vec::new();
-    let mut probe = Probe::new(&dialer, endpoint, stream, &options);
+    let mut probe = Probe::new(&dialer, endpoint, stream, &options).announced(attributes);
     // One limit for all drivers, so a slow device cannot hold its connection for their sum.
     // `failures` is outside, so it survives the limit.
     let asked = timeout(

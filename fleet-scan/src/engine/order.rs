@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 pub(super) struct Order<E> {
     /// The first host is the one whose events are sent at once.
     hosts: VecDeque<u32>,
+    announced: BTreeSet<u32>,
+    /// Hosts that are present and announced nothing. Their events come last, unless they announce themselves.
+    hints: BTreeSet<u32>,
     finished: BTreeSet<u32>,
     held: BTreeMap<u32, Vec<E>>,
 }
@@ -16,6 +19,8 @@ impl<E> Default for Order<E> {
     fn default() -> Self {
         Self {
             hosts: VecDeque::new(),
+            announced: BTreeSet::new(),
+            hints: BTreeSet::new(),
             finished: BTreeSet::new(),
             held: BTreeMap::new(),
         }
@@ -25,9 +30,22 @@ impl<E> Default for Order<E> {
 impl<E> Order<E> {
     /// Adds a host behind the others.
     pub(super) fn add(&mut self, host: u32) {
-        if !self.hosts.contains(&host) && !self.finished.contains(&host) {
+        if self.announced.insert(host) {
+            self.hints.remove(&host);
             self.hosts.push_back(host);
         }
+    }
+
+    /// Adds a host that announced nothing.
+    pub(super) fn hint(&mut self, host: u32) {
+        if !self.announced.contains(&host) {
+            self.hints.insert(host);
+        }
+    }
+
+    /// No more hosts announce themselves: the others follow.
+    pub(super) fn end_announcements(&mut self) {
+        self.hosts.extend(std::mem::take(&mut self.hints));
     }
 
     /// Records that all ports of a host are settled.
@@ -38,7 +56,7 @@ impl<E> Order<E> {
     /// Returns the event if it may be sent now. Otherwise it waits.
     pub(super) fn take(&mut self, host: u32, event: E) -> Option<E> {
         let is_behind = self.hosts.iter().skip(1).any(|other| *other == host);
-        if is_behind {
+        if is_behind || self.hints.contains(&host) {
             self.held.entry(host).or_default().push(event);
             return None;
         }
@@ -49,18 +67,19 @@ impl<E> Order<E> {
     /// now.
     pub(super) fn advance(&mut self, waits: impl Fn(u32) -> bool) -> Vec<E> {
         let mut events = Vec::new();
-        let finished = &self.finished;
-        let is_over = |host: &mut u32| finished.contains(host) && !waits(*host);
-        while self.hosts.pop_front_if(is_over).is_some() {
-            if let Some(next) = self.hosts.front() {
-                events.extend(self.held.remove(next).unwrap_or_default());
+        while let Some(host) = self.hosts.front() {
+            events.extend(self.held.remove(host).unwrap_or_default());
+            if !self.finished.contains(host) || waits(*host) {
+                break;
             }
+            self.hosts.pop_front();
         }
         events
     }
 
     /// Returns all events that still wait, in order.
     pub(super) fn into_rest(mut self) -> Vec<E> {
+        self.end_announcements();
         let hosts = std::mem::take(&mut self.hosts);
         let held = hosts.iter().filter_map(|host| self.held.remove(host));
         held.flatten().collect()
@@ -105,6 +124,26 @@ mod tests {
         order.finish(1);
         order.finish(2);
         assert_eq!(order.advance(|_| false), ["third"]);
+    }
+
+    #[test]
+    fn a_host_that_is_only_present_comes_last_unless_it_announces_itself() {
+        let mut order = order(&[7]);
+        for host in [1, 2, 3, 7] {
+            order.hint(host);
+        }
+        for (host, event) in [(1, "first"), (2, "second"), (3, "third")] {
+            assert_eq!(order.take(host, event), None);
+            order.finish(host);
+        }
+        order.finish(7);
+        assert!(order.advance(|_| false).is_empty());
+        // It answered long ago, and its button is pressed now.
+        order.add(2);
+        assert_eq!(order.advance(|_| false), ["second"]);
+        order.add(2);
+        order.end_announcements();
+        assert_eq!(order.advance(|_| false), ["first", "third"]);
     }
 
     #[test]

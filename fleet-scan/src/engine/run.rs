@@ -22,6 +22,7 @@ use super::{
     Scanner,
     host::{Host, PortVerdict},
     identify::{self, DriverFailure, Identified, identify, identify_external},
+    naming::Naming,
     onlink::Neighbor,
     order::Order,
     sweep::{Absence, ConnectOutcome, Lease, Sweep, SweepEvent},
@@ -35,7 +36,7 @@ use crate::{
         FoundDevice, Interruption, SILENT_TARGETS, ScanEvent, ScanJob, ScanOptions, ScanPhase,
         ScanProgress, ScanSummary,
     },
-    mdns::{Listener, MdnsEvent},
+    mdns::{Attributes, Listener, MdnsEvent},
     notes::Notes,
 };
 
@@ -47,6 +48,9 @@ const IDENTITY_WAIT: Duration = Duration::from_secs(5);
 
 /// Requests in the row of an unidentified host.
 const REQUESTS: usize = 16;
+
+/// Services whose attributes are kept. Each takes up to two kilobytes.
+const ATTRIBUTES: usize = 16_384;
 
 /// Batches of sweep events that may wait.
 const SWEEP_BATCHES: usize = 8;
@@ -90,7 +94,12 @@ pub(super) struct Run {
     identifying: JoinSet<Answered>,
     /// The order of the announcements, if events follow it.
     order: Option<Order<ScanEvent>>,
+    naming: Naming,
     notes: Notes,
+    /// Whether unidentified hosts are described in notes, too.
+    note_hosts: bool,
+    /// The attributes of the services that hosts announced.
+    attributes: BTreeMap<Endpoint, Attributes>,
     /// The host that first showed each MAC.
     macs: BTreeMap<Mac, IpAddr>,
     unidentified: UnidentifiedHosts,
@@ -116,6 +125,7 @@ impl Run {
     ) -> io::Result<impl Future<Output = ()> + use<>> {
         let targets = Arc::new(Targets::new(&job.targets));
         let ports: Arc<[Port]> = ports.into();
+        let naming = Naming::new(job.names, &job.guard);
         let mut options = scanner.options.clone();
         if job.rate > 0 {
             options.rate = options.rate.min(job.rate);
@@ -160,7 +170,10 @@ impl Run {
             sent: BTreeMap::new(),
             identifying: JoinSet::new(),
             order: reports.then(Order::default),
+            naming,
+            note_hosts: job.note_hosts,
             notes: Notes::default(),
+            attributes: BTreeMap::new(),
             macs: BTreeMap::new(),
             unidentified: UnidentifiedHosts::default(),
             done: 0,
@@ -179,13 +192,21 @@ impl Run {
         let cancel = self.cancel.clone();
         self.note_broken_drivers().await;
         let mut sweeping = true;
-        while self.interrupted.is_none() && (sweeping || !self.identifying.is_empty()) {
+        while self.interrupted.is_none()
+            && (sweeping || !self.identifying.is_empty() || !self.naming.is_empty())
+        {
             tokio::select! {
                 biased;
                 // A cancel must not wait behind results. Finished drivers free connections before
                 // new ones come.
                 () = cancel.cancelled() => self.interrupt(Interruption::Canceled),
-                () = sleep_until(self.deadline) => self.interrupt(Interruption::BudgetSpent),
+                () = sleep_until(self.deadline) => {
+                    // Only names are missing, which is no reason to call the scan incomplete.
+                    if !sweeping && self.identifying.is_empty() {
+                        break;
+                    }
+                    self.interrupt(Interruption::BudgetSpent);
+                }
                 _ = tick.tick() => {
                     self.deliver_nameless(Some(IDENTITY_WAIT)).await;
                     self.send_progress(sweeping);
@@ -195,6 +216,11 @@ impl Run {
                     // drivers.
                     if let Ok(answered) = answered {
                         self.identified(answered).await;
+                    }
+                }
+                named = self.naming.next(), if !self.naming.is_empty() => {
+                    if let Some((host, event)) = named {
+                        self.deliver_event(host, event).await;
                     }
                 }
                 batch = events.recv(), if sweeping => match batch {
@@ -211,6 +237,13 @@ impl Run {
         while events.recv().await.is_some() {}
         // Waits for the aborted tasks, so no connection is open once the scan has ended.
         self.identifying.shutdown().await;
+        if self.naming.is_given_up() {
+            let kind = "host names are missing, because no name server answered";
+            self.note(kind, "").await;
+        }
+        for (host, event) in self.naming.end().await {
+            self.deliver_event(host, event).await;
+        }
         self.deliver_pending().await;
         for event in self.order.take().map(Order::into_rest).unwrap_or_default() {
             self.send(event).await;
@@ -310,11 +343,15 @@ impl Run {
 
     async fn handle_mdns(&mut self, event: MdnsEvent) {
         match event {
-            MdnsEvent::Service(at) => self.announced(at).await,
+            MdnsEvent::Service(at, attributes) => self.announced(at, attributes).await,
             MdnsEvent::Host(ip) => self.reported(ip).await,
+            MdnsEvent::Hint(ip) => self.hinted(ip),
             MdnsEvent::Note(kind, example) => self.note(kind, &example).await,
             MdnsEvent::Ended { is_complete } => {
                 self.listener = None;
+                if let Some(order) = &mut self.order {
+                    order.end_announcements();
+                }
                 self.sweep.end_announcements(if is_complete {
                     Absence::Silent
                 } else {
@@ -325,13 +362,16 @@ impl Run {
     }
 
     /// Announcements are not authenticated, so only targets are dialed, and only at the ports of the scan.
-    async fn announced(&mut self, at: Endpoint) {
+    async fn announced(&mut self, at: Endpoint, attributes: Attributes) {
         let host = self.targets.host(at.ip);
         // Less than 2^32 hosts.
         let Some(host) = host.map(|host| host as u32) else {
             let kind = "mDNS named hosts that are not among the targets";
             return self.note(kind, &at.ip.to_string()).await;
         };
+        if !attributes.is_empty() && self.attributes.len() < ATTRIBUTES {
+            self.attributes.entry(at).or_insert(attributes);
+        }
         self.sweep.announce(host);
         if !self.ports.contains(&at.port) {
             let kind = "mDNS named services at ports that this scan does not cover";
@@ -347,6 +387,18 @@ impl Run {
         };
         if let Some(order) = &mut self.order {
             order.add(host);
+        }
+        self.sweep.announce(host);
+    }
+
+    /// Dials a host that is present. Its events follow those of the hosts that announce themselves. Hosts that are not
+    /// targets are everyday traffic.
+    fn hinted(&mut self, ip: IpAddr) {
+        let Some(host) = self.targets.host(ip).map(|host| host as u32) else {
+            return;
+        };
+        if let Some(order) = &mut self.order {
+            order.hint(host);
         }
         self.sweep.announce(host);
     }
@@ -404,6 +456,7 @@ impl Run {
             self.options.clone(),
             endpoint,
             stream,
+            self.attributes.get(&endpoint).cloned().unwrap_or_default(),
         );
         self.identifying.spawn(async move {
             let identified = identifying.await;
@@ -550,7 +603,8 @@ impl Run {
             return;
         };
         // At most 64 ports.
-        if let Some(endpoint) = self.endpoint(host, port as u8)
+        if self.note_hosts
+            && let Some(endpoint) = self.endpoint(host, port as u8)
             && let Some(text) = self.unidentified.add(endpoint, reply)
         {
             self.send(ScanEvent::Note(text)).await;
@@ -647,9 +701,17 @@ impl Run {
         self.found += u64::from(self.emit(host, ScanEvent::Found(device)).await);
     }
 
-    /// Sends an event about a host, in the order of the announcements if the scan has one. Returns whether the stream
-    /// exists.
+    /// Sends an event about a host: after the lookup of its name, and in the order of the announcements if the scan has
+    /// one. Returns whether the stream exists.
     async fn emit(&mut self, host: u32, event: ScanEvent) -> bool {
+        let ip = self.targets.address(host);
+        match self.naming.begin(host, ip, event) {
+            Some(event) => self.deliver_event(host, event).await,
+            None => true,
+        }
+    }
+
+    async fn deliver_event(&mut self, host: u32, event: ScanEvent) -> bool {
         match &mut self.order {
             Some(order) => match order.take(host, event) {
                 Some(event) => self.send(event).await,
@@ -667,6 +729,7 @@ impl Run {
         let waits = |host: u32| {
             self.nameless.iter().any(|(_, other, _)| *other == host)
                 || self.unreported.iter().any(|(_, other)| *other == host)
+                || self.naming.has(host)
         };
         for event in order.advance(waits) {
             self.send(event).await;

@@ -21,6 +21,18 @@ impl Answers {
         self.by_request.insert(request, Some(answer));
     }
 
+    /// Adds the attributes of the service that the host announced, as the answer to `mdns txt`.
+    pub(crate) fn insert_attributes(&mut self, attributes: &BTreeMap<String, String>) {
+        if attributes.is_empty() {
+            return;
+        }
+        let pairs = attributes
+            .iter()
+            .map(|(key, value)| (key.clone(), Value::from(value.as_str())));
+        let answer = Answered::json(Value::Object(pairs.collect()));
+        self.insert(Request::mdns(), answer);
+    }
+
     /// Records a request that got no readable answer.
     pub(crate) fn insert_nothing(&mut self, request: Request) {
         self.by_request.insert(request, None);

@@ -12,7 +12,10 @@ use toml::Spanned;
 
 use super::{
     answer::Selector,
-    rule::{Condition, FactSources, Match, Origin, Pattern, Rank, Request, Rule, Source, Words},
+    rule::{
+        Condition, FactSources, Match, Origin, Pattern, Protocol, Rank, Request, Rule, Source,
+        Words,
+    },
 };
 
 /// The longest pattern, in characters. Built-in patterns have at most 100.
@@ -240,6 +243,13 @@ fn read(file: &str, text: &str) -> Result<Rule, Fault> {
 }
 
 fn match_of(raw: RawMatch) -> Result<Match, Fault> {
+    // Any host can announce attributes for another.
+    if request(&raw.answer)?.protocol == Protocol::Mdns {
+        return Err(Fault::at(
+            &raw.answer,
+            "`mdns txt` identifies no device alone; use it in `and`, in `not` or in facts",
+        ));
+    }
     if raw.and.len() + raw.not.len() >= MOST_PARTS {
         return Err(Fault::at(
             &raw.answer,

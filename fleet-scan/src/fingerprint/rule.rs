@@ -29,10 +29,19 @@ pub(crate) enum Protocol {
     Epic,
     /// Whatsminer API 3.
     Whatsminer,
+    /// The attributes of a service that the host announced by multicast DNS. They are facts beside other answers, and
+    /// identify no device alone: any host can announce them for another.
+    Mdns,
 }
 
 impl Protocol {
-    pub(crate) const ALL: [Self; 4] = [Self::Cgminer, Self::Http, Self::Epic, Self::Whatsminer];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Cgminer,
+        Self::Http,
+        Self::Epic,
+        Self::Whatsminer,
+        Self::Mdns,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -40,6 +49,7 @@ impl Protocol {
             Self::Http => "http",
             Self::Epic => "epic",
             Self::Whatsminer => "whatsminer",
+            Self::Mdns => "mdns",
         }
     }
 
@@ -50,6 +60,7 @@ impl Protocol {
             Self::Http => "HTTP",
             Self::Epic => "ePIC API",
             Self::Whatsminer => "Whatsminer API 3",
+            Self::Mdns => "mDNS",
         }
     }
 
@@ -65,9 +76,13 @@ impl Protocol {
             ],
             Self::Epic => &["/summary"],
             Self::Whatsminer => &["get.device.info"],
+            Self::Mdns => &[ATTRIBUTES],
         }
     }
 }
+
+/// The request of [`Protocol::Mdns`], which is never sent.
+const ATTRIBUTES: &str = "txt";
 
 /// Read-only commands of the CGMiner API. The scanner sends no others, even if a rule file contains them.
 const CGMINER_READS: [&str; 12] = [
@@ -101,6 +116,14 @@ pub(crate) struct Request {
 }
 
 impl Request {
+    /// The attributes of an announced service.
+    pub(super) fn mdns() -> Self {
+        Self {
+            protocol: Protocol::Mdns,
+            text: ATTRIBUTES.to_owned(),
+        }
+    }
+
     /// The position among the protocol's preferred requests. All other requests come later.
     pub(super) fn preference(&self) -> usize {
         let preferred = self.protocol.preferred();
@@ -123,7 +146,7 @@ impl FromStr for Request {
         let unknown = || {
             format!(
                 "`{written}` is no request; write `cgminer COMMAND`, `http /PATH`, `http POST /PATH QUERY`, \
-                 `epic /PATH` or `whatsminer COMMAND`"
+                 `epic /PATH`, `whatsminer COMMAND` or `mdns txt`"
             )
         };
         let (protocol, text) = written.split_once(' ').ok_or_else(unknown)?;
@@ -142,6 +165,7 @@ impl FromStr for Request {
                 Protocol::Whatsminer => text
                     .strip_prefix("get.")
                     .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_lowercase() || b == b'.')),
+                Protocol::Mdns => text == ATTRIBUTES,
             };
         if is_read {
             Ok(Self {

@@ -24,6 +24,42 @@ fn every_built_in_rule_file_can_be_used() {
     assert_eq!(Fingerprints::built_in().len(), EMBEDDED.len());
 }
 
+/// The attributes that AxeOS 2.15 announces: bitaxeorg/ESP-Miner, components/connect/connect.c at 07d8d88.
+#[test]
+fn attributes_of_an_axeos_service_are_facts_where_its_api_has_none() {
+    let announced = |board: &str, family: &str| {
+        let txt = json!({"board": board, "family": family, "asic": "BM1370", "asic_count": "1", "fw_version": "v2.15.0"});
+        ("mdns txt", txt)
+    };
+    let rules = Fingerprints::built_in();
+    let check = |pairs: &[(&str, serde_json::Value)], expected: Option<(&str, &str)>| {
+        let answers = answers(pairs);
+        let facts = rules.best(&answers).map(|found| found.rule.facts(&answers));
+        let facts = facts.map(|facts| (facts.model, facts.firmware));
+        let facts = facts
+            .as_ref()
+            .map(|(model, firmware)| (model.as_str(), firmware.as_str()));
+        assert_eq!(facts, expected, "{pairs:?}");
+    };
+    let api = |value| ("http /api/system/info", value);
+    // The board of the API decides.
+    let known = json!({"ASICModel": "BM1370", "boardVersion": "602", "version": "v2.14.0"});
+    check(
+        &[api(known), announced("999", "Other")],
+        Some(("Bitaxe Gamma", "v2.14.0")),
+    );
+    let bare = json!({"ASICModel": "BM1370"});
+    check(
+        &[api(bare.clone()), announced("801", "GammaTurbo")],
+        Some(("Bitaxe GammaTurbo", "v2.15.0")),
+    );
+    check(
+        &[api(bare), announced("999", "GammaHyper")],
+        Some(("Bitaxe GammaHyper", "v2.15.0")),
+    );
+    check(&[announced("601", "Gamma")], None);
+}
+
 #[test]
 fn a_wrong_file_is_refused_with_its_line_and_reason() {
     let good = "make = \"M\"\n[[match]]\nanswer = \"cgminer version\"\nlike = \"x\"\n";
@@ -61,6 +97,11 @@ fn a_wrong_file_is_refused_with_its_line_and_reason() {
             "make = \"M\"\n[[match]]\nanswer = 'http POST /graphql {\"query\":\"mutation { x }\"}'\nlike = \"x\"\n",
             3,
             "only read",
+        ),
+        (
+            "make = \"M\"\n[[match]]\nanswer = \"mdns txt\"\nat = \"/board\"\n",
+            3,
+            "no device alone",
         ),
         (
             "make = \"M\"\n[[match]]\nanswer = \"ftp /\"\nlike = \"x\"\n",

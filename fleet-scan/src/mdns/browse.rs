@@ -12,11 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fleet_core::limits::NAME_ADDRESSES;
+use fleet_core::{limits::NAME_ADDRESSES, text::is_unsafe};
 use fleet_discovery::ServiceType;
 use hickory_proto::{
     op::{Header, Message, MessageType, OpCode, Query},
-    rr::{DNSClass, Name, RData, Record, RecordType, rdata::PTR},
+    rr::{
+        DNSClass, Name, RData, Record, RecordType,
+        rdata::{PTR, TXT},
+    },
     serialize::binary::{BinDecodable, BinDecoder},
 };
 
@@ -44,6 +47,16 @@ const RECORD: usize = 10;
 /// Ports kept per host.
 const PORTS: usize = 64;
 
+/// Attributes kept per service, and the longest value in bytes. AxeOS announces five short ones.
+const ATTRIBUTES: usize = 16;
+const VALUE: usize = 64;
+
+/// The longest key (RFC 6763, 6.4, advises nine characters).
+const KEY: usize = 32;
+
+/// The attributes of a service, from its TXT record (RFC 6763, 6). Keys are in lower case, values are printable text.
+pub(crate) type Attributes = BTreeMap<String, String>;
+
 /// The known services of one type on one link.
 #[derive(Debug)]
 pub(super) struct Browse {
@@ -55,7 +68,8 @@ pub(super) struct Browse {
     most: usize,
     services: BTreeMap<Name, Service>,
     hosts: BTreeMap<Name, Host>,
-    found: VecDeque<SocketAddrV4>,
+    /// Endpoints that were not returned yet, with the names of their services.
+    found: VecDeque<(SocketAddrV4, Name)>,
     next_query: Instant,
     query_interval: Duration,
     /// Records that may still arrive by themselves, with the time of the next query for them.
@@ -71,12 +85,14 @@ struct Service {
     named: Instant,
     holds: Duration,
     is_located: bool,
+    attributes: Attributes,
 }
 
 #[derive(Debug, Default)]
 struct Host {
     addresses: BTreeSet<Ipv4Addr>,
-    ports: BTreeSet<u16>,
+    /// Each port with the first service at it.
+    ports: BTreeMap<u16, Name>,
     ipv6: Option<Ipv6Addr>,
 }
 
@@ -160,6 +176,11 @@ impl Browse {
             }
         }
         for record in &records {
+            if let RData::TXT(txt) = &record.data {
+                self.on_txt(&record.name, txt);
+            }
+        }
+        for record in &records {
             if let RData::SRV(srv) = &record.data {
                 self.on_srv(&record.name, &srv.target, srv.port, now);
             }
@@ -169,9 +190,13 @@ impl Browse {
         }
     }
 
-    /// Returns the next address and port of a service, each once per host.
-    pub(super) fn next_service(&mut self) -> Option<SocketAddrV4> {
-        self.found.pop_front()
+    /// Returns the next address and port of a service with its attributes: each once per host, and again if attributes
+    /// arrive later.
+    pub(super) fn next_service(&mut self) -> Option<(SocketAddrV4, Attributes)> {
+        let (at, name) = self.found.pop_front()?;
+        let service = self.services.get(&name);
+        let attributes = service.map(|service| service.attributes.clone());
+        Some((at, attributes.unwrap_or_default()))
     }
 
     /// Returns the services and hosts without an address.
@@ -278,11 +303,34 @@ impl Browse {
                 named: now,
                 holds,
                 is_located: false,
+                attributes: Attributes::new(),
             };
             self.services.insert(instance.clone(), service);
             self.expect(instance, Kind::Location, now);
         } else {
             self.is_full = true;
+        }
+    }
+
+    /// Records the attributes of a service. The first record counts, because a later one cannot be told from a forged one.
+    fn on_txt(&mut self, instance: &Name, txt: &TXT) {
+        let Some(service) = self.services.get_mut(instance) else {
+            return;
+        };
+        if !service.attributes.is_empty() {
+            return;
+        }
+        service.attributes = attributes(txt);
+        if !service.is_located || service.attributes.is_empty() {
+            return;
+        }
+        for host in self.hosts.values() {
+            let ports = host.ports.iter().filter(|(_, name)| *name == instance);
+            for (port, name) in ports {
+                let addresses = host.addresses.iter();
+                let found = addresses.map(|ip| (SocketAddrV4::new(*ip, *port), name.clone()));
+                self.found.extend(found);
+            }
         }
     }
 
@@ -306,17 +354,17 @@ impl Browse {
         let Some(host) = self.hosts.get_mut(target) else {
             return;
         };
-        if host.ports.contains(&port) {
+        if host.ports.contains_key(&port) {
             return;
         }
         if host.ports.len() >= PORTS {
             self.is_full = true;
             return;
         }
-        host.ports.insert(port);
+        host.ports.insert(port, instance.clone());
         let addresses = host.addresses.iter();
         self.found
-            .extend(addresses.map(|ip| SocketAddrV4::new(*ip, port)));
+            .extend(addresses.map(|ip| (SocketAddrV4::new(*ip, port), instance.clone())));
     }
 
     /// Records an address of a host.
@@ -339,11 +387,35 @@ impl Browse {
         host.addresses.insert(ip.0);
         let ports = host.ports.iter();
         self.found
-            .extend(ports.map(|port| SocketAddrV4::new(ip.0, *port)));
+            .extend(ports.map(|(port, name)| (SocketAddrV4::new(ip.0, *port), name.clone())));
     }
 }
 
-pub(super) fn query_message(queries: impl IntoIterator<Item = Query>) -> Message {
+/// Reads the attributes of a TXT record. Entries that are not short printable text are left out. The first of several
+/// entries with one key counts (RFC 6763, 6.4).
+fn attributes(txt: &TXT) -> Attributes {
+    let mut read = Attributes::new();
+    for entry in &txt.txt_data {
+        let Some((key, value)) = std::str::from_utf8(entry)
+            .ok()
+            .and_then(|entry| entry.split_once('='))
+        else {
+            continue;
+        };
+        let is_key = (1..=KEY).contains(&key.len())
+            && key
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+        let is_value = value.len() <= VALUE && !value.chars().any(is_unsafe);
+        if is_key && is_value && read.len() < ATTRIBUTES {
+            let key = key.to_ascii_lowercase();
+            read.entry(key).or_insert_with(|| value.to_owned());
+        }
+    }
+    read
+}
+
+pub(crate) fn query_message(queries: impl IntoIterator<Item = Query>) -> Message {
     // The id of a multicast query is 0 (RFC 6762, 18.1).
     let mut message = Message::new(0, MessageType::Query, OpCode::Query);
     message.queries.extend(queries);
@@ -352,7 +424,7 @@ pub(super) fn query_message(queries: impl IntoIterator<Item = Query>) -> Message
 
 /// The readable records of a response; none for other messages. Records are parsed one by one, because devices send
 /// invalid records, such as an empty TXT, that would invalidate the whole message.
-pub(super) fn records(datagram: &[u8]) -> Vec<Record> {
+pub(crate) fn records(datagram: &[u8]) -> Vec<Record> {
     let mut decoder = BinDecoder::new(datagram);
     let Ok(header) = Header::read(&mut decoder) else {
         return Vec::new();
@@ -403,6 +475,10 @@ pub(super) fn fuzz(bytes: &[u8]) {
         now = deadline;
     }
     assert!(browse.services.len() <= MOST && browse.hosts.len() <= MOST);
+    for attributes in browse.services.values().map(|service| &service.attributes) {
+        assert!(attributes.len() <= ATTRIBUTES);
+        assert!(attributes.values().all(|value| value.len() <= VALUE));
+    }
 }
 
 #[cfg(test)]

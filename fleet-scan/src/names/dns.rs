@@ -6,8 +6,9 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use fleet_core::parse_literal;
+use fleet_core::{NameSource, NamedBy, parse_literal};
 use fleet_discovery::HostName;
+use hickory_proto::rr::{Name, RData};
 use hickory_resolver::{
     TokioResolver,
     config::{
@@ -115,6 +116,21 @@ impl Resolver for DnsResolver {
             let resolver = self.resolver().map_err(failed)?;
             let found = resolver.lookup_ip(name.as_str()).await.map_err(failed)?;
             Ok(found.iter().collect())
+        })
+    }
+
+    fn reverse<'a>(&'a self, ip: IpAddr) -> BoxFuture<'a, Option<NamedBy>> {
+        Box::pin(async move {
+            let resolver = self.resolver().ok()?;
+            let found = resolver.reverse_lookup(Name::from(ip)).await.ok()?;
+            let mut names = found
+                .answers()
+                .iter()
+                .filter_map(|record| match &record.data {
+                    RData::PTR(name) => NamedBy::new(&name.to_ascii(), NameSource::ReverseDns),
+                    _ => None,
+                });
+            names.next()
         })
     }
 

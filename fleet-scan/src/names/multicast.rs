@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use fleet_core::NamedBy;
 use fleet_discovery::HostName;
 use ipnetwork::Ipv4Network;
 
@@ -48,5 +49,9 @@ impl Resolver for MulticastResolver<'_> {
                 Err(error) => Err(LookupError::Failed(error.to_string())),
             }
         })
+    }
+
+    fn reverse<'a>(&'a self, ip: IpAddr) -> BoxFuture<'a, Option<NamedBy>> {
+        self.others.reverse(ip)
     }
 }

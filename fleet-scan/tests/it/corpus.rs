@@ -41,6 +41,22 @@ fn every_known_login_challenge_is_answered_or_refused() {
 }
 
 #[test]
+fn every_known_announcement_is_read_or_ignored() {
+    replay("ip_report", |seed| {
+        fleet_scan::fuzz::ip_report(seed);
+        // Formats without checksums: cut seeds and single octets reach most branches.
+        for at in 0..seed.len() {
+            fleet_scan::fuzz::ip_report(&seed[..at]);
+            let mut input = seed.to_vec();
+            for octet in [0, 0x7f, 0x80, 0xff, seed[at] ^ 1] {
+                input[at] = octet;
+                fleet_scan::fuzz::ip_report(&input);
+            }
+        }
+    });
+}
+
+#[test]
 fn every_known_answer_to_a_login_is_read_or_refused() {
     replay("login_token", fleet_scan::fuzz::login_token);
 }

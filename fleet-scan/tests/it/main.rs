@@ -6,6 +6,7 @@ mod descriptors;
 mod drivers;
 mod examples;
 mod external;
+mod host_names;
 mod identification;
 mod ip_reports;
 mod logins;

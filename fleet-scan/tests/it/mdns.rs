@@ -8,7 +8,7 @@ use std::{
 use fleet_core::{Port, TargetOutcome};
 use fleet_discovery::Listening;
 use fleet_scan::{Interruption, Listen, ScanEvent, ScanJob, ScanPhase, ScanSummary};
-use fleet_sim::{Announcement, Announcer, RunningSite, Site};
+use fleet_sim::{Announcement, Announcer, Device, Make, RunningSite, Site};
 use mdns_sd::{IfKind, ServiceDaemon, ServiceInfo};
 use socket2::{Domain, Socket, Type};
 
@@ -34,6 +34,7 @@ fn announced(at: usize, addresses: &[IpAddr], port: u16) -> Announcement {
         host: format!("miner-{at}"),
         addresses: addresses.to_vec(),
         port,
+        ..Announcement::default()
     }
 }
 
@@ -177,6 +178,64 @@ async fn a_subtype_finds_only_the_devices_that_announce_it() {
         devices.sort_unstable();
         assert_eq!(devices, expected, "{service}: {summary:?}");
     }
+}
+
+/// A board that is newer than the rules: its service names the family (bitaxeorg/ESP-Miner, components/connect/connect.c).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attributes_of_a_service_are_facts_for_rules_and_identify_nothing_alone() {
+    let mut site = Site::one_of_everything(1);
+    let is_bitaxe = |device: &Device| device.make == Make::Bitaxe && device.services.len() == 1;
+    let mut bitaxe = site
+        .devices
+        .iter()
+        .find(|one| is_bitaxe(one))
+        .cloned()
+        .expect("a Bitaxe");
+    bitaxe.model = "BM1370 999".to_owned();
+    let mut printer = site
+        .devices
+        .iter()
+        .find(|one| one.make == Make::Printer)
+        .cloned();
+    let mut printer = printer.take().expect("a printer");
+    printer.services.truncate(1);
+    site.devices = vec![bitaxe, printer];
+    let running = start(site, 133).await;
+    let addresses = running.site().addresses();
+    let ports = running.site().ports();
+    let attributes = [
+        "board=999",
+        "family=GammaHyper",
+        "asic=BM1370",
+        "fw_version=v2.15.0",
+    ];
+    let announcements = (0..2).flat_map(|n| ports.iter().map(move |port| (n, *port)));
+    let announcements = announcements.map(|(n, at)| Announcement {
+        service: "_axeos._sub._http._tcp".to_owned(),
+        instance: format!("Bitaxe {n} {at}"),
+        attributes: attributes.map(str::to_owned).to_vec(),
+        ..announced(n, &addresses[n..=n], at)
+    });
+    let _announcer = Announcer::start(port(133), announcements.collect()).expect("a responder");
+    let listening = Listening::read("_axeos._sub._http._tcp", "local", 1).expect("a service");
+    let job = ScanJob {
+        listen: Some(Listen {
+            listening,
+            ..listen(133, 1)
+        }),
+        ..job(running.site())
+    };
+    let (summary, devices, _) = scan(&scanner(quick()), job).await;
+    let models: Vec<_> = devices
+        .iter()
+        .map(|device| (device.endpoint.ip, device.facts.model.as_str()))
+        .collect();
+    assert_eq!(models, [(addresses[0], "Bitaxe GammaHyper")], "{summary:?}");
+    assert_eq!(
+        summary.count(TargetOutcome::Unidentified),
+        1,
+        "the printer stays one"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,20 +1,23 @@
 //! Scans over real interfaces, in network namespaces of the test.
 
 use std::{
+    io::Write,
     net::{IpAddr, Ipv4Addr},
+    os::fd::AsRawFd,
     sync::mpsc,
     thread::JoinHandle,
     time::Duration,
 };
 
 use fleet_core::{Port, TargetOutcome};
-use fleet_discovery::Listening;
+use fleet_discovery::{IP_REPORTS, Listening};
 use fleet_scan::{
     Guard, Listen, MulticastResolver, PinnedName, ScanJob, ScanOptions, ScanSummary, pin_names,
 };
-use fleet_sim::{Announcement, Announcer, Capture, Lab, Namespace, Site};
+use fleet_sim::{Announcement, Announcer, Button, ButtonMake, Capture, Lab, Namespace, Site};
 use ipnetwork::Ipv4Network;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{found, quick, scan, scanner};
 
@@ -76,6 +79,7 @@ impl Announcing {
                         host: format!("miner-{net}-{}", ip.octets()[3]),
                         addresses: vec![IpAddr::V4(*ip)],
                         port,
+                        ..Announcement::default()
                     };
                     // Some embedded responders answer the querier alone.
                     let start = if ip.octets()[3].is_multiple_of(2) {
@@ -173,6 +177,159 @@ fn lab_names_in_local_are_asked_for_on_every_network() {
     assert!(texts[2][0].contains("multicast DNS"), "{texts:?}");
     assert!(!pinned[2].lookup_failed, "a silent name is no failure");
     networks.into_iter().for_each(Announcing::end);
+}
+
+/// Sends an Ethernet frame with an ARP request.
+fn ask_by_arp(sender: Ipv4Addr, target: Ipv4Addr) {
+    let mac = [2, 0, 0, 0, 0, sender.octets()[3]];
+    let header = [&[0xff; 6][..], &mac, &[8, 6]].concat();
+    let request = [0, 1, 8, 0, 6, 4, 0, 1];
+    let addresses = [&mac[..], &sender.octets(), &[0; 6], &target.octets()].concat();
+    let frame = [&header[..], &request, &addresses].concat();
+    let arp = i32::from(0x0806_u16.to_be());
+    let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(arp))).expect("root");
+    let mut all = nix::ifaddrs::getifaddrs().expect("interfaces");
+    let link = all.find_map(|one| {
+        let link = *one.address?.as_link_addr()?;
+        (one.interface_name == "node").then_some(link)
+    });
+    nix::sys::socket::bind(socket.as_raw_fd(), &link.expect("a link")).expect("bound");
+    (&socket).write_all(&frame).expect("sent");
+}
+
+/// Asks a DHCP server for an address, as a device that joins the network does.
+fn ask_by_dhcp(wanted: Ipv4Addr) {
+    let mut message = vec![0; 236];
+    message[..3].copy_from_slice(&[1, 1, 6]);
+    message.extend([99, 130, 83, 99, 53, 1, 3, 50, 4]);
+    message.extend(wanted.octets());
+    message.push(255);
+    let socket = std::net::UdpSocket::bind((wanted, 68)).expect("the client's port");
+    socket.set_broadcast(true).expect("allowed");
+    let [a, b, c, _] = wanted.octets();
+    socket
+        .send_to(&message, (Ipv4Addr::new(a, b, c, 255), 67))
+        .expect("sent");
+}
+
+/// The packet sockets of this thread's namespace that receive whole packets without their link's header.
+fn packet_sockets() -> usize {
+    let all = std::fs::read_to_string("/proc/thread-self/net/packet").unwrap_or_default();
+    all.lines()
+        .filter(|line| line.split_whitespace().nth(2) == Some("2"))
+        .count()
+}
+
+fn listen_for_reports(seconds: i32) -> Listen {
+    let listening = Listening::read(IP_REPORTS, "", seconds).expect("IP reports");
+    Listen::new(listening, vec!["10.3.0.0/24".parse().expect("a network")])
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: run by cargo xtask test as its step lab"]
+fn lab_arp_and_dhcp_requests_are_hints_and_announcements_go_first() {
+    let (node, lan) = (
+        Namespace::new().expect("one"),
+        Namespace::new().expect("another"),
+    );
+    node.cable("lan", &lan, "node").expect("a cable");
+    node.ip("addr add 10.3.0.1/24 dev lan").expect("an address");
+    let own: Vec<Ipv4Addr> = (10..15).map(|host| [10, 3, 0, host].into()).collect();
+    for ip in &own {
+        let command = format!("addr add {ip}/24 broadcast 10.3.0.255 dev node");
+        lan.ip(&command).expect("an address");
+    }
+    let (listens, listening) = mpsc::channel();
+    let site = Site::slow(own.len(), Duration::ZERO).starting_at(own[0]);
+    let ports: Vec<Port> = site.ports().into_iter().filter_map(Port::new).collect();
+    let targets: Vec<IpAddr> = own.iter().copied().map(IpAddr::V4).collect();
+    let devices = lan.run(move || {
+        runtime().block_on(async move {
+            let lab = Lab::start(site).await.expect("the devices start");
+            let dialed = async |ip: Ipv4Addr| {
+                while !lab.journal().touched_addresses().contains(&IpAddr::V4(ip)) {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            let started = move || listening.recv().expect("the scan listens");
+            tokio::task::spawn_blocking(started)
+                .await
+                .expect("no panic");
+            let router = [10, 3, 0, 1].into();
+            for _ in 0..3 {
+                ask_by_arp(own[0], router);
+            }
+            // Not in the network, and not a target.
+            ask_by_arp([10, 4, 0, 9].into(), router);
+            ask_by_arp([10, 3, 0, 99].into(), [10, 3, 0, 99].into());
+            dialed(own[0]).await;
+            for _ in 0..3 {
+                ask_by_arp(own[1], own[1]);
+            }
+            dialed(own[1]).await;
+            ask_by_dhcp(own[2]);
+            let button = Button {
+                make: ButtonMake::Antminer,
+                ip: own[3],
+                to: [10, 3, 0, 255].into(),
+                offset: 0,
+                pause: Duration::from_millis(20),
+            };
+            assert_eq!(button.press().await.expect("it is sent"), 0);
+            dialed(own[2]).await;
+            ask_by_arp(own[3], router);
+            own
+        })
+    });
+    let (summary, order) = inside(&node, async move {
+        let job = ScanJob {
+            ports,
+            listen: Some(listen_for_reports(8)),
+            ..ScanJob::new(targets)
+        };
+        let scan = scanner(quick()).scan(job).expect("it starts");
+        while packet_sockets() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        listens.send(()).expect("the devices wait");
+        let (summary, _, events) = crate::finish(scan).await;
+        let order: Vec<IpAddr> = found(&events).iter().map(|one| one.endpoint.ip).collect();
+        (summary, order)
+    });
+    let own = devices.join().expect("no panic").expect("a namespace");
+    // The device that was only present comes last, although it was dialed first.
+    let expected = [own[1], own[3], own[2], own[0]].map(IpAddr::V4);
+    assert_eq!(order, expected, "{summary:?}");
+    assert_eq!(summary.count(TargetOutcome::Silent), 1, "{summary:?}");
+    assert!(summary.is_complete(), "{summary:?}");
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: run by cargo xtask test as its step lab"]
+fn lab_without_privilege_requests_are_missing_with_a_reason() {
+    let node = Namespace::new().expect("a namespace");
+    let lan = Namespace::new().expect("a namespace");
+    node.cable("lan", &lan, "node").expect("a cable");
+    node.ip("addr add 10.3.0.1/24 dev lan").expect("an address");
+    let scanned = node.run(|| {
+        let mut held = capabilities(None).expect("capabilities");
+        held.effective.remove(CapabilitySet::NET_RAW);
+        set_capabilities(None, held).expect("may be dropped");
+        let job = ScanJob {
+            ports: Port::new(4028).into_iter().collect(),
+            listen: Some(listen_for_reports(1)),
+            ..ScanJob::new(vec![[10, 3, 0, 9].into()])
+        };
+        let scanner = scanner(ScanOptions::default());
+        runtime().block_on(async move { scan(&scanner, job).await.0 })
+    });
+    let summary = scanned.join().expect("no panic").expect("a namespace");
+    let note = "ARP and DHCP requests are not received (the node needs CAP_NET_RAW)";
+    assert!(
+        summary.notes.iter().any(|text| text.starts_with(note)),
+        "{summary:?}"
+    );
+    assert!(summary.is_complete(), "{summary:?}");
 }
 
 /// A node, and a router that drops everything to 10.64.0.0/16.

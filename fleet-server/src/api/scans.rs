@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use fleet_core::{NodeId, Permission, Priority, limits};
-use fleet_discovery::packets;
+use fleet_core::{Permission, Priority, limits};
+use fleet_discovery::{NodeChoice, packets};
 use fleet_store::Queueing;
 use fleet_wire::{
     BoxStream, Context, Reply, RpcError,
     fleet::{
         CancelScanRequest, CancelScanResponse, GetScanRequest, GetScanResponse,
         ListScanHostsRequest, ListScanHostsResponse, ListScansRequest, ListScansResponse,
-        PlanScanRequest, PlanScanResponse, ScanPriority, ScanService, StartScanRequest,
-        StartScanResponse, WatchScanRequest, WatchScanResponse,
+        PlanScanRequest, PlanScanResponse, PlannedShare, ScanPriority, ScanService,
+        StartScanRequest, StartScanResponse, WatchScanRequest, WatchScanResponse,
     },
 };
 use futures::StreamExt;
@@ -21,6 +21,7 @@ use crate::{
     auth::while_permitted,
     convert,
     failure::{Answered, Refusal},
+    planning::{self, Named, Planned},
     scans::{self, Start},
     watch,
 };
@@ -29,6 +30,8 @@ use crate::{
 const PAGE: (u32, u32) = (50, 200);
 /// Maximum number of hosts on a page, which is the default too.
 const HOST_PAGE: u32 = 1_000;
+/// Maximum number of uncovered ranges in a plan. The count has all of them.
+const RANGES: usize = 64;
 
 impl ScanService for Api {
     async fn start_scan(
@@ -42,8 +45,14 @@ impl ScanService for Api {
             ScanPriority::Scheduled => Priority::Scheduled,
         };
         let queue_for = queue_for(request.queue_for)?;
+        let choice = planning::choice(Named {
+            node: request.fleet_node_id,
+            nodes: &request.fleet_node_ids,
+            site: request.site_id,
+            auto: request.auto,
+        })?;
         let start = Start {
-            node: NodeId(request.fleet_node_id),
+            choice,
             request: convert::scan_request(request.request)?,
             request_id: Some(request.request_id),
             name: request.name,
@@ -65,19 +74,26 @@ impl ScanService for Api {
     ) -> Result<Reply<PlanScanResponse>, RpcError> {
         let call = self.operator(&context)?;
         let wanted = convert::scan_request(request.request)?;
-        let node = NodeId(request.fleet_node_id);
-        let planned = scans::planned(&self.app, call.org, node, &wanted).await?;
+        let choice = planning::choice(Named {
+            node: request.fleet_node_id,
+            nodes: &request.fleet_node_ids,
+            site: request.site_id,
+            auto: request.auto,
+        })?;
+        let planned = planning::planned(&self.app, call.org, &choice, &wanted).await?;
+        let shares = shares(&planned);
         let warnings = scans::warnings_of(&self.app, call.org, &planned).await?;
-        let packets = packets(&planned.plan, &planned.profile);
-        let rate = if planned.profile.big_commands {
-            planned.profile.rate
-        } else {
-            0
-        };
-        let mut plan = planned.plan;
-        let priority = Priority::Interactive;
-        let hint = scans::queue_hint(&self.app, &call, node, priority).await?;
-        plan.notes.extend(hint);
+        let of_shares = planned.plans();
+        let packets = of_shares
+            .map(|(plan, node)| packets(plan, &node.profile))
+            .sum();
+        let rate = planned.rate();
+        let mut plan = planned.joint.plan;
+        if let NodeChoice::Node(node) = choice {
+            let priority = Priority::Interactive;
+            let hint = scans::queue_hint(&self.app, &call, node, priority).await?;
+            plan.notes.extend(hint);
+        }
         if let Some(blackout) = &planned.blackout {
             plan.notes.push(format!(
                 "site {} has a blackout (`{}`) until {}: an interactive scan is refused until then, and a scheduled one waits",
@@ -95,6 +111,9 @@ impl ScanService for Api {
             blackout_until: planned
                 .blackout
                 .map(|blackout| convert::timestamp(blackout.end.at)),
+            shares,
+            uncovered: planned.joint.uncovered.len(),
+            uncovered_targets: planned.joint.uncovered.ranges().take(RANGES).collect(),
             packets,
             rate,
             warnings,
@@ -194,6 +213,23 @@ impl ScanService for Api {
             hosts: hosts.iter().map(convert::scan_host).collect(),
         }))
     }
+}
+
+/// The shares of a plan, by node.
+fn shares(planned: &Planned) -> Vec<PlannedShare> {
+    let shares = planned.shares().into_iter().zip(&planned.joint.shares);
+    let share = |(new, share): (fleet_store::NewShare, &fleet_discovery::PlannedShare)| {
+        let node = planned.nodes.get(&share.node);
+        PlannedShare {
+            fleet_node_id: share.node.0,
+            node_name: node.map(|node| node.name.clone()).unwrap_or_default(),
+            targets: new.targets,
+            commands: u32::try_from(new.chunks).unwrap_or(u32::MAX),
+            estimate: Some(convert::duration(share.plan.estimate)),
+            connected: node.is_some_and(|node| node.connected),
+        }
+    };
+    shares.map(share).collect()
 }
 
 /// How long a scan may wait: 1 s to 7 d, by default 24 h.

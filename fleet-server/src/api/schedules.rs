@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use fleet_core::NodeId;
 use fleet_inventory::{Basis, TimingText};
 use fleet_store::{ScheduleRow, ScheduleRunRow};
 use fleet_wire::{
@@ -22,6 +21,7 @@ use super::Api;
 use crate::{
     convert,
     failure::Answered,
+    planning::{self, Named},
     schedules::{self, Wanted},
 };
 
@@ -37,7 +37,12 @@ impl ScheduleService for Api {
         let call = self.operator(&context)?;
         let wanted = Wanted {
             name: request.name,
-            node: NodeId(request.fleet_node_id),
+            choice: planning::choice(Named {
+                node: request.fleet_node_id,
+                nodes: &request.fleet_node_ids,
+                site: request.site_id,
+                auto: request.auto,
+            })?,
             request: convert::scan_request(request.request)?,
             timing: text(request.timing),
         };
@@ -56,7 +61,12 @@ impl ScheduleService for Api {
         let id = convert::id("schedule_id", &request.schedule_id)?;
         let wanted = Wanted {
             name: request.name,
-            node: NodeId(request.fleet_node_id),
+            choice: planning::choice(Named {
+                node: request.fleet_node_id,
+                nodes: &request.fleet_node_ids,
+                site: request.site_id,
+                auto: request.auto,
+            })?,
             request: convert::scan_request(request.request)?,
             timing: text(request.timing),
         };
@@ -183,11 +193,16 @@ fn schedule(row: ScheduleRow) -> Schedule {
     let timing = row.scan.timing;
     let is_paused = row.paused.is_some();
     let (paused_at, paused_reason) = row.paused.unzip();
+    let (node, nodes, site_id, auto) = planning::named(&row.scan.choice);
     Schedule {
         schedule_id: row.id.to_string(),
         name: row.scan.name,
-        fleet_node_id: row.scan.node.0,
-        node_name: row.node_name,
+        fleet_node_id: node,
+        node_name: if node > 0 {
+            row.node_name
+        } else {
+            String::new()
+        },
         request: Some(convert::discover_request(row.scan.request)),
         timing: Some(ScheduleTiming {
             when: timing.when,
@@ -213,6 +228,9 @@ fn schedule(row: ScheduleRow) -> Schedule {
             .into(),
         runs: i64::try_from(row.runs).unwrap_or(i64::MAX),
         missed: i64::try_from(row.missed).unwrap_or(i64::MAX),
+        fleet_node_ids: nodes,
+        site_id,
+        auto,
     }
 }
 

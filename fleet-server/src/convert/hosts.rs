@@ -1,6 +1,6 @@
 //! Conversions of hosts that no driver identified.
 
-use fleet_core::{HostReport, Mac, Port, RawHostReport, Timestamp};
+use fleet_core::{HostReport, Mac, NodeId, Port, RawHostReport, Timestamp};
 use fleet_discovery::HostFound;
 use fleet_store::ScanHost;
 use fleet_wire::{fleet, gateway};
@@ -23,18 +23,18 @@ pub(crate) fn raw_host(host: &gateway::UnidentifiedHostReport) -> RawHostReport<
 
 /// A stored host.
 pub(crate) fn scan_host(stored: &ScanHost) -> fleet::ScanHost {
-    host(&stored.host, Some(stored.at))
+    host(&stored.host, stored.node, Some(stored.at))
 }
 
 /// A host of the event log.
 pub(crate) fn host_found(found: &HostFound) -> fleet::HostFound {
     fleet::HostFound {
-        host: Some(host(&found.host, None)),
+        host: Some(host(&found.host, found.node, None)),
         elapsed_ms: i64::try_from(found.elapsed_ms).unwrap_or(i64::MAX),
     }
 }
 
-fn host(host: &HostReport, at: Option<Timestamp>) -> fleet::ScanHost {
+fn host(host: &HostReport, node: Option<NodeId>, at: Option<Timestamp>) -> fleet::ScanHost {
     let number = |port: &Port| u32::from(port.number());
     let name = host.name.as_ref();
     fleet::ScanHost {
@@ -49,6 +49,7 @@ fn host(host: &HostReport, at: Option<Timestamp>) -> fleet::ScanHost {
         requests: host.requests.clone(),
         reported_at: at.map(timestamp),
         record_command: record_command(host),
+        fleet_node_id: node.map_or(0, |node| node.0),
     }
 }
 
@@ -107,7 +108,7 @@ mod tests {
         };
         let found = HostReport::parse(raw).expect("a host");
         assert_eq!(
-            host(&found, None).record_command,
+            host(&found, None, None).record_command,
             "fleetnode identify 10.0.0.7 --port 80,8080 --record 10-0-0-7.txt"
         );
     }

@@ -311,8 +311,12 @@ impl Run {
                 ProbeEvent::Found(report) => rows.push(report),
                 ProbeEvent::Host(host) => {
                     let elapsed_ms = self.elapsed_ms();
-                    self.emit(LogEvent::Host(HostFound { host, elapsed_ms }))
-                        .await?;
+                    let found = HostFound {
+                        host,
+                        node: None,
+                        elapsed_ms,
+                    };
+                    self.emit(LogEvent::Host(found)).await?;
                 }
                 ProbeEvent::Note(text) => self.warn(printable(&text, 512)).await?,
                 ProbeEvent::Progress(done) => self.progress(done).await?,
@@ -540,6 +544,7 @@ fn found(report: &DeviceReport, row: &DeviceRow, elapsed_ms: u64) -> DeviceFound
     DeviceFound {
         device: row.id,
         identifier: row.identifier.clone(),
+        node: None,
         endpoint: report.endpoint,
         facts: DeviceFacts {
             evidence: String::new(),

@@ -1,4 +1,5 @@
-//! Exports: all devices or scans of an organization as CSV, JSON or NDJSON, and the devices as targets for Prometheus.
+//! Exports: all devices or scans of an organization and the unidentified hosts of a scan as CSV, JSON or NDJSON, and the
+//! devices as targets for Prometheus.
 //! Rows are read page by page while the caller reads, so that an export takes the memory of one page. Start with
 //! [`export`]. Exports of differences are in `exports.rs`.
 
@@ -21,7 +22,7 @@ use http_body_util::StreamBody;
 use serde_json::{Value, json};
 
 use super::{caller, response::respond};
-use crate::{api::search, app::App, auth, convert, failure};
+use crate::{api::search, app::App, auth, convert, failure, scans};
 
 /// Rows of a page. A device takes about a kilobyte.
 const PAGE: u32 = 500;
@@ -48,6 +49,23 @@ const DEVICE_COLUMNS: &[&str] = &[
     "firstSeen",
     "lastSeen",
     "evidence",
+    "hostName",
+    "hostNameSource",
+];
+
+/// Columns of a CSV file of unidentified hosts: the names of their JSON. Several ports or requests share a cell.
+const HOST_COLUMNS: &[&str] = &[
+    "ip",
+    "mac",
+    "vendor",
+    "hostName",
+    "hostNameSource",
+    "openPorts",
+    "replyPort",
+    "reply",
+    "requests",
+    "reportedAt",
+    "recordCommand",
 ];
 
 /// Columns of a CSV file of scans: paths in their JSON.
@@ -84,6 +102,10 @@ enum Rows {
     Scans {
         node: Option<NodeId>,
         before: Option<ScanId>,
+    },
+    Hosts {
+        scan: ScanId,
+        after: i64,
     },
     /// Devices in the form of Prometheus' HTTP service discovery.
     Targets {
@@ -127,13 +149,34 @@ pub(super) async fn export(
         _ => return Err(unknown(file)),
     };
     let encoder = Encoder::new(format, columns);
-    let mut response = respond_with(app, from, parts, encoder, rows).await?;
-    // Both parts are known words.
-    if let Ok(value) = HeaderValue::from_str(&format!("attachment; filename=\"{file}\"")) {
+    let response = respond_with(app, from, parts, encoder, rows).await?;
+    Ok(as_file(response, file))
+}
+
+/// Streams the unidentified hosts of a scan as `FILE`, such as `hosts.csv`.
+pub(super) async fn hosts(
+    app: &Arc<App>,
+    from: IpAddr,
+    parts: &Parts,
+    scan: &str,
+    file: &str,
+) -> Result<Response<Body>, RpcError> {
+    let format = file.split_once('.').and_then(|(_, end)| Format::of(end));
+    let format = format.ok_or_else(|| unknown(file))?;
+    let scan: ScanId = convert::id("scan_id", scan)?;
+    let rows = Rows::Hosts { scan, after: 0 };
+    let encoder = Encoder::new(format, HOST_COLUMNS);
+    let response = respond_with(app, from, parts, encoder, rows).await?;
+    Ok(as_file(response, &format!("scan-{scan}-{file}")))
+}
+
+/// `name` consists of known words and ids.
+fn as_file(mut response: Response<Body>, name: &str) -> Response<Body> {
+    if let Ok(value) = HeaderValue::from_str(&format!("attachment; filename=\"{name}\"")) {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_DISPOSITION, value);
     }
-    Ok(response)
+    response
 }
 
 /// The devices with an endpoint, in the form that Prometheus' `http_sd_configs` reads.
@@ -162,10 +205,19 @@ async fn respond_with(
     let path = parts.uri.path();
     auth::permit(app, &operator, Permission::NodeRead, path, from).await?;
     let permit = auth::count_operator(app, &operator, true)?;
-    if let Rows::Targets { names, .. } = &mut rows {
-        let nodes = app.all_nodes(operator.org).await;
-        let nodes = nodes.map_err(|error| failure::storage(&error))?;
-        *names = nodes.into_iter().map(|node| (node.id, node.name)).collect();
+    match &mut rows {
+        Rows::Targets { names, .. } => {
+            let nodes = app.all_nodes(operator.org).await;
+            let nodes = nodes.map_err(|error| failure::storage(&error))?;
+            *names = nodes.into_iter().map(|node| (node.id, node.name)).collect();
+        }
+        // An unknown scan is an error before the first byte, and not an empty file.
+        Rows::Hosts { scan, .. } => {
+            let page = app.store.scan_hosts(operator.org, *scan, 0, 1).await;
+            page.map_err(|error| failure::storage(&error))?
+                .ok_or_else(|| scans::unknown(*scan))?;
+        }
+        Rows::Devices { .. } | Rows::Scans { .. } | Rows::End => {}
     }
     let content_type = encoder.format().content_type();
     let pieces = pieces(app.clone(), operator.org, encoder, rows);
@@ -224,6 +276,19 @@ async fn next(app: &Arc<App>, org: OrgId, rows: Rows) -> Result<(Vec<Value>, Row
                     ..query
                 },
             });
+            Ok((page, rest))
+        }
+        Rows::Hosts { scan, after } => {
+            let read = move |app: Arc<App>| async move {
+                app.store.scan_hosts(org, scan, after, PAGE).await
+            };
+            // A scan that was deleted in the meantime has no more hosts.
+            let page = app.detached(read).await?.unwrap_or_default();
+            let full = page.len() >= PAGE as usize;
+            let last = page.last().filter(|_| full).map(|host| host.id);
+            let page = page.iter().map(|host| to_json(&convert::scan_host(host)));
+            let page = page.collect();
+            let rest = last.map_or(Rows::End, |after| Rows::Hosts { scan, after });
             Ok((page, rest))
         }
         Rows::Targets { node, after, names } => {
@@ -401,7 +466,7 @@ fn decoded(text: &str) -> Option<String> {
 
 fn unknown(file: &str) -> RpcError {
     RpcError::not_found(format!(
-        "there is no export `{}`: the exports are devices and scans, each as .csv, .json or .ndjson",
+        "there is no export `{}`: the exports are devices, scans and the hosts of a scan, each as .csv, .json or .ndjson",
         convert::printable(file, 64)
     )).with_reason("EXPORT_NOT_FOUND").with_fact("value", convert::printable(file, 64))
 }
@@ -470,6 +535,8 @@ mod tests {
             pairing_status: text(),
             bound_to_fleet_node_id: 1,
             bound_to_server: true,
+            host_name: text(),
+            host_name_source: text(),
             ..Device::default()
         });
         let scan = to_json(&Scan {

@@ -251,6 +251,7 @@ async fn scanning_an_unconfirmed_node_is_refused_with_its_fingerprint() {
     let asked = fleet_wire::fleet::PlanScanRequest {
         fleet_node_id: waiting.fleet_node_id,
         request: Some(list(&["10.0.0.1"], &[])),
+        ..fleet_wire::fleet::PlanScanRequest::default()
     };
     let answer = operator.scans().plan_scan(&asked, operator.options()).await;
     let error = refused(answer, Code::FailedPrecondition);

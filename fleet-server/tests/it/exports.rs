@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use fleet_core::Role;
-use fleet_wire::gateway::{AckCode, DiscoveredDeviceReport};
+use fleet_wire::gateway::{AckCode, DiscoveredDeviceReport, UnidentifiedHostReport};
 use serde_json::Value;
 
 use crate::harness::{
@@ -12,6 +12,7 @@ use crate::harness::{
 
 on_both_databases! {
     an_export_has_every_device_and_scan_in_each_format
+    the_unidentified_hosts_of_a_scan_are_exported_in_each_format
 }
 
 /// More than a page of an export.
@@ -60,6 +61,8 @@ async fn an_export_has_every_device_and_scan_in_each_format(url: &str) {
     let reports: Vec<DiscoveredDeviceReport> = (0..DEVICES)
         .map(|n| DiscoveredDeviceReport {
             model: "=HYPERLINK(\"x\")".to_owned(),
+            host_name: "Miner7.lan.".to_owned(),
+            host_name_source: "dns".to_owned(),
             ..device(&format!("10.0.{}.{}", n / 256, n % 256))
         })
         .collect();
@@ -74,7 +77,8 @@ async fn an_export_has_every_device_and_scan_in_each_format(url: &str) {
     let identifiers: BTreeSet<&str> = lines.clone().filter_map(|l| l.split(',').nth(1)).collect();
     assert_eq!(identifiers.len(), DEVICES as usize);
     assert!(
-        lines.all(|line| line.contains(",\"'=HYPERLINK(\"\"x\"\")\",")),
+        lines.all(|line| line.contains(",\"'=HYPERLINK(\"\"x\"\")\",")
+            && line.ends_with(",miner7.lan,dns")),
         "{csv}"
     );
 
@@ -126,6 +130,64 @@ async fn an_export_has_every_device_and_scan_in_each_format(url: &str) {
     let labels = groups[0]["labels"].as_object().expect("labels");
     assert!(labels.values().all(Value::is_string), "{labels:?}");
     assert_eq!(labels["__meta_fleet_model"], "=HYPERLINK(\"x\")");
+}
+
+async fn the_unidentified_hosts_of_a_scan_are_exported_in_each_format(url: &str) {
+    const HOSTS: u32 = 600;
+    let world = World::at(url).await;
+    let operator = world.operator(Role::Viewer).await;
+    let starter = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &starter).await;
+    let mut node = enrolled.connect(&world, Profile::ours()).await;
+    let asked = list(&["10.0.0.0-10.0.3.255"], &["80", "443"]);
+    let scan = start(&starter, &enrolled, asked).await;
+    let (command, _) = node.command().await;
+    let hosts: Vec<UnidentifiedHostReport> = (0..HOSTS)
+        .map(|n| UnidentifiedHostReport {
+            ip_address: format!("10.0.{}.{}", n / 256, n % 256),
+            open_ports: vec![80, 443],
+            reply_port: 80,
+            reply: "=HYPERLINK(\"x\")".to_owned(),
+            requests: vec!["GET /".to_owned(), "GET /x".to_owned()],
+            host_name: "printer.lan".to_owned(),
+            host_name_source: "dns".to_owned(),
+            ..UnidentifiedHostReport::default()
+        })
+        .collect();
+    for part in hosts.chunks(64) {
+        let answer = node.report_with(&command, Vec::new(), part.to_vec()).await;
+        answer.expect("answered");
+    }
+    node.ack(&command, AckCode::Ok).await;
+    scan.is("SCAN_STATE_COMPLETED").await;
+
+    let path = |ending: &str| format!("/api/scans/{}/hosts.{ending}", scan.id);
+    let csv = export(&world, &operator, &path("csv")).await;
+    let mut lines = csv.lines();
+    let head = "ip,mac,vendor,hostName,hostNameSource,openPorts,replyPort,reply,requests,reportedAt,recordCommand";
+    assert_eq!(lines.next(), Some(head));
+    let first = lines.next().expect("a host");
+    let expected =
+        "10.0.0.0,,,printer.lan,dns,80; 443,80,\"'=HYPERLINK(\"\"x\"\")\",GET /; GET /x,";
+    assert!(first.starts_with(expected), "{first}");
+    assert_eq!(lines.count() + 1, HOSTS as usize);
+    let json = export(&world, &operator, &path("json")).await;
+    let json: Vec<Value> = serde_json::from_str(&json).expect("a document");
+    let lines = export(&world, &operator, &path("ndjson")).await;
+    let lines: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line"))
+        .collect();
+    assert_eq!((json.len(), &json), (HOSTS as usize, &lines));
+    let answer = get(&world, &operator, &path("csv")).await;
+    let file = format!("attachment; filename=\"scan-{}-hosts.csv\"", scan.id);
+    assert_eq!(answer.header("content-disposition"), file);
+
+    let outsider = world.operator_of("Other", Role::Admin).await;
+    assert_eq!(get(&world, &outsider, &path("csv")).await.status, 404);
+    let anonymous = request(world.address(), "GET", &path("csv"), &[], "").await;
+    assert_eq!(anonymous.status, 401);
+    assert_eq!(get(&world, &operator, &path("xlsx")).await.status, 404);
 }
 
 #[tokio::test(flavor = "multi_thread")]

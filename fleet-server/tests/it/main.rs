@@ -32,6 +32,7 @@ mod results;
 mod scans;
 mod schedules;
 mod search;
+mod shares;
 mod site_rules;
 mod stream;
 mod watching;

@@ -303,7 +303,8 @@ async fn a_device_without_a_login_is_paired_as_open_and_no_password_is_kept_for_
     // Upstream clients know no status of its own for it.
     assert_eq!(listed(&operator, &enrolled).await[0].1, "PAIRED");
     let devices = operator.devices();
-    let all = devices.list_devices(&ListDevicesRequest::default(), operator.options());
+    let every = ListDevicesRequest::default();
+    let all = devices.list_devices(&every, operator.options());
     let device = all.await.expect("listed").devices.remove(0);
     assert_eq!(device.pairing_status, "OPEN");
     let pairings = world

@@ -97,6 +97,14 @@ async fn a_cancel_through_another_server_stops_the_node_and_keeps_its_results(ur
     assert_eq!(near, ended, "both servers report the same");
 }
 
+/// Time to stop for the node of a pair.
+fn grace_of(pair: &Pair) -> fleet_store::Grace {
+    fleet_store::Grace {
+        time: std::time::Duration::from_secs(10),
+        nodes: vec![pair.enrolled.id],
+    }
+}
+
 async fn a_cancel_without_a_notification_reaches_the_node(url: &str) {
     let mut pair = pair(url, Profile::ours()).await;
     let scan = start(
@@ -107,7 +115,7 @@ async fn a_cancel_without_a_notification_reaches_the_node(url: &str) {
     .await;
     let (command, _) = pair.node.command().await;
     let id = scan.id.parse().expect("an id");
-    let grace = Some(std::time::Duration::from_secs(10));
+    let grace = grace_of(&pair);
     let (org, now) = (pair.operator.org, pair.near.clock.now());
     let stored = pair
         .far
@@ -350,7 +358,7 @@ async fn a_node_that_returns_to_a_server_is_not_fenced_by_its_stream_elsewhere(u
         let (command, _) = pair.node.command().await;
         let id = scan.id.parse().expect("an id");
         let (org, now) = (pair.operator.org, pair.near.clock.now());
-        let grace = Some(std::time::Duration::from_secs(10));
+        let grace = grace_of(&pair);
         let stored = pair
             .far
             .store

@@ -19,6 +19,7 @@ async fn plan(
     let request = PlanScanRequest {
         fleet_node_id: node,
         request: Some(request),
+        ..PlanScanRequest::default()
     };
     operator
         .scans()

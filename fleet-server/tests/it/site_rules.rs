@@ -65,6 +65,7 @@ async fn an_excluded_target_is_named_in_the_plan_and_never_sent_to_a_node() {
     let plan = PlanScanRequest {
         fleet_node_id: enrolled.id.0,
         request: Some(wanted()),
+        ..PlanScanRequest::default()
     };
     let plan = admin.scans().plan_scan(&plan, admin.options()).await;
     let plan = plan.expect("a plan");
@@ -212,6 +213,7 @@ async fn a_large_exclude_within_its_bounds_reaches_the_rules() {
         targets,
         reason: "printers".to_owned(),
     };
-    let excluded = admin.sites().exclude_targets(&request, admin.options());
+    let sites = admin.sites();
+    let excluded = sites.exclude_targets(&request, admin.options());
     excluded.await.expect("excluded");
 }

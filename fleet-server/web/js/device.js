@@ -4,6 +4,7 @@ import { attempt, may, poll, title } from "./app.js";
 import { busy, confirmDialog, errorBox } from "./dialog.js";
 import { announce, breakable, fill, foreign, h, setText, show, timeAgo } from "./dom.js";
 import { absolute, deviceLink, endpoint, int, isolate, makeAndModel, sentence } from "./format.js";
+import { hostName } from "./grid.js";
 import { labelEditor } from "./labels.js";
 import { listNodes } from "./nodes.js";
 import { pairingBadge, pairingCell } from "./pairing.js";
@@ -73,6 +74,7 @@ export function deviceView(root, deviceId) {
     fill(facts,
       fact("Identifier", h("span", { class: "mono" }, foreign(device.identifier))),
       fact("Address", device.ip ? h("span", { class: "mono" }, breakable(endpoint(device.ip, device.port))) : "Unknown: another device answers there"),
+      fact("Host name", hostName(device.hostName, device.hostNameSource)),
       fact("Open ports", ports.length ? h("span", { class: "mono", id: "device-ports" }, ports.join(", ")) : null),
       fact("Make and model", foreign(makeAndModel(device))),
       fact("Firmware", device.firmware ? foreign(device.firmware) : null),

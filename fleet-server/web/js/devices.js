@@ -5,7 +5,7 @@ import { attempt, may, poll, title } from "./app.js";
 import { busy, confirmDialog } from "./dialog.js";
 import { announce, breakable, fill, foreign, h, show, timeAgo } from "./dom.js";
 import { absolute, endpoint, int, isolate, makeAndModel, plural, sentence } from "./format.js";
-import { deviceAddress, grid } from "./grid.js";
+import { deviceAddress, grid, hostName } from "./grid.js";
 import { labelLink } from "./labels.js";
 import { listNodes } from "./nodes.js";
 import { pagedTable } from "./paged.js";
@@ -240,7 +240,7 @@ function formerly(alias, device, separate) {
 function cells(device, names, actions) {
   const id = String(device.fleetNodeId ?? "0");
   return {
-    endpoint: deviceAddress(device),
+    endpoint: deviceAddress(device, hostName(device.hostName, device.hostNameSource)),
     model: [
       h("a", { class: "primary", href: `#/devices/${device.deviceId}` }, foreign(makeAndModel(device))),
       device.missingSince ? h("span", { class: "badge badge-bad", title: `Missing since ${absolute(device.missingSince)}` }, "Missing") : null,

@@ -1,8 +1,11 @@
 // Tables for many rows. Rows are in blocks with `content-visibility: auto`, so the browser does not lay out the
 // blocks outside the viewport. This does not work for table elements; the table is built from ARIA roles instead.
 
-import { breakable, h } from "./dom.js";
+import { breakable, foreign, h } from "./dom.js";
 import { deviceLink, endpoint } from "./format.js";
+
+/** Sources of host names. */
+const SOURCES = new Map([["dns", "reverse DNS"], ["mdns", "mDNS"]]);
 
 /** Rows per block. */
 const BLOCK = 50;
@@ -50,10 +53,16 @@ export function grid({ kind, label, columns }) {
   };
 }
 
-/** Returns the endpoint of a device, as a link if `deviceLink` allows one. */
-export function deviceAddress(device) {
+/** Returns the endpoint of a device, as a link if `deviceLink` allows one, and below it the name of its host. */
+export function deviceAddress(device, name = null) {
   const text = breakable(endpoint(device.ip, device.port));
   const link = deviceLink(device);
   // The device gets neither the address of this page nor a handle to its window.
-  return link ? h("a", { href: link, target: "_blank", rel: "noopener noreferrer" }, text) : h("span", {}, text);
+  const address = link ? h("a", { href: link, target: "_blank", rel: "noopener noreferrer" }, text) : h("span", {}, text);
+  return [address, name];
+}
+
+/** Returns the name of a host with its source; null if it has none. The name comes from the site's network. */
+export function hostName(name, source) {
+  return name ? h("span", { class: "hint host-name", title: `Host name by ${SOURCES.get(source) ?? "an unknown source"}` }, foreign(name)) : null;
 }

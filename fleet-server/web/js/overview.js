@@ -150,7 +150,7 @@ function siteMap({ site, manage, isOpen, failed }) {
   }
 
   function scanLink(network) {
-    return h("a", { class: "button button-small", href: "#/scans/new", "aria-label": `Scan ${network}`, onclick: () => scanTarget(nodes[0], network) }, "Scan");
+    return h("a", { class: "button button-small", href: "#/scans/new", "aria-label": `Scan ${network}`, onclick: () => scanTarget(nodes.length > 1 ? `site:${site.siteId}` : nodes[0], network) }, "Scan");
   }
 
   const load = () => refresh().catch(failed);

@@ -25,14 +25,14 @@ export function choiceOf({ auto, siteId, fleetNodeId }) {
 }
 
 /** The nodes of a choice as a request names them. */
-export function placeOf(choice) {
+export function nodesField(choice) {
   if (choice === "auto") return { auto: true };
   return choice.startsWith("site:") ? { siteId: choice.slice(5) } : { fleetNodeId: choice };
 }
 
-/** Fills the next form with a target, such as a network, for a node. */
-export function scanTarget(nodeId, target) {
-  next = { node: nodeId, request: { nmap: { target } } };
+/** Fills the next form with a target, such as a network, for the nodes of a choice. */
+export function scanTarget(choice, target) {
+  next = { node: choice, request: { nmap: { target } } };
 }
 
 /** Returns the initial values and resets them. */

@@ -3,7 +3,7 @@
 
 import { fill, foreign, h } from "./dom.js";
 import { count, endpoint, int, makeAndModel } from "./format.js";
-import { deviceAddress, grid } from "./grid.js";
+import { deviceAddress, grid, hostName } from "./grid.js";
 import { selectAllBox } from "./selection.js";
 
 /** Rows drawn per frame. More would block the page while an old scan of thousands of rows is replayed. */
@@ -21,7 +21,7 @@ const COLUMNS = [
 
 /**
  * Creates the table in `container`, and the button that shows more rows in `more`. With `chosen`, rows can be selected:
- * `item(device)` returns what an action needs.
+ * `item(device)` returns the facts that an action needs.
  */
 export function deviceRows(container, more, { chosen = null, item = (/** @type {any} */ device) => device } = {}) {
   const whole = chosen && selectAllBox(chosen, () => visible().map((device) => [keyOf(device), item(device)]), "Select all devices shown");
@@ -128,7 +128,7 @@ function textOf(device) {
 
 function cells(device) {
   return {
-    endpoint: deviceAddress(device),
+    endpoint: deviceAddress(device, hostName(device.host_name, device.host_name_source)),
     model: h("span", { class: "primary" }, foreign(makeAndModel(device))),
     firmware: device.firmware ? foreign(device.firmware) : h("span", { class: "none" }, "–"),
     identifier: foreign(device.identifier),

@@ -7,6 +7,7 @@ import { busy, confirmDialog, errorBox, restoreFocus } from "./dialog.js";
 import { announce, fill, foreign, h, rich, setText, show, timeAgo } from "./dom.js";
 import { followScan } from "./feed.js";
 import { count, int, isolate, plural, running, sentence } from "./format.js";
+import { hostName } from "./grid.js";
 import { ledgerOfScan, ledgerTable } from "./ledger.js";
 import { listNodes } from "./nodes.js";
 import { repeatScan } from "./prefill.js";
@@ -15,6 +16,7 @@ import { call } from "./rpc.js";
 import { deviceRows } from "./rows.js";
 import { scanTitle } from "./scanrows.js";
 import { selection } from "./selection.js";
+import { shareList, sharesOf } from "./shares.js";
 import { liveState, nodeLine, outcomeOf, scansAhead, stateOf, waitingText } from "./states.js";
 import { mapStrip } from "./strip.js";
 
@@ -29,7 +31,7 @@ const HOSTS_SHOWN = 200;
 
 /** Shows a scan that is queued, running or over. */
 export function scanView(root, scanId) {
-  const parts = layout(root);
+  const parts = layout(root, scanId);
   const manage = may("fleetnode:manage");
   const chosen = selection({
     noun: "device",
@@ -53,6 +55,7 @@ export function scanView(root, scanId) {
   let elapsedAt = performance.now();
   let node;
   let ahead = [];
+  let nodes = [];
   let warnings = 0;
   // The unidentified hosts by address, each with its item; null if the list was full.
   const hosts = new Map();
@@ -93,12 +96,15 @@ export function scanView(root, scanId) {
     strip.setRequest(scan.request);
     fill(parts.about,
       scan.name ? h("span", {}, foreign(summary(scan.request))) : null,
-      h("span", {}, "Node ", h("strong", {}, foreign(scan.nodeName || scan.fleetNodeId))),
+      sharesOf(scan).length > 0
+        ? h("span", {}, h("strong", {}, count(scan.shares.length)), " nodes")
+        : h("span", {}, "Node ", h("strong", {}, foreign(scan.nodeName || scan.fleetNodeId))),
       h("span", {}, portSummary(scan.request)),
       scan.request?.maxRate ? h("span", {}, `at most ${count(scan.request.maxRate)} probes/s`) : null,
       h("span", {}, "created ", timeAgo(scan.createdAt),
         scan.startedBy && scan.startedBy !== currentOperator()?.email ? [" by ", foreign(scan.startedBy)] : null),
       scan.openScope ? h("span", { title: "The node chose addresses or ports itself, so its reports could not be checked against a list." }, "open scope") : null);
+    parts.shares.update(scan, nodes);
     if (!over) setState(stateOf(scan.state));
     const progress = scan.progress ?? {};
     setProgress(int(progress.done), int(progress.total), progress.phase, int(progress.elapsedMs));
@@ -202,6 +208,8 @@ export function scanView(root, scanId) {
     if (first) {
       announce(`${headline} ${reason}`);
       unchanged = poll(0, compare, { quiet: true });
+      // The event has the outcome of the scan, and not that of each node.
+      if (scan && sharesOf(scan).length > 0) load().catch(() => {});
     }
   }
 
@@ -276,13 +284,16 @@ export function scanView(root, scanId) {
   async function look() {
     if (over) return;
     const queued = state === stateOf("queued");
-    const [nodes, queue] = await Promise.all([
+    const [current, queue] = await Promise.all([
       listNodes(),
       queued && scan ? call("fleet.v1.ScanService/ListScans", { fleetNodeId: scan.fleetNodeId, limit: 200 }) : null,
-      queued || !scan ? load() : null,
+      queued || !scan || sharesOf(scan).length > 0 ? load() : null,
     ]);
     if (closed || !scan) return;
-    node = nodes.find((one) => String(one.fleetNodeId) === String(scan.fleetNodeId));
+    nodes = current;
+    parts.shares.update(scan, nodes);
+    // The state of a scan over several nodes is that of its shares.
+    node = sharesOf(scan).length > 0 ? undefined : nodes.find((one) => String(one.fleetNodeId) === String(scan.fleetNodeId));
     for (const one of nodes) names.set(String(one.fleetNodeId), one.name);
     ahead = queue ? scansAhead(scan, queue.scans ?? []) : [];
     schedule();
@@ -365,10 +376,12 @@ export function scanView(root, scanId) {
 
 /** One unidentified host. Every text in it comes from the network. */
 function hostItem(message) {
-  const about = [message.vendor, message.host_name, message.reply].filter(Boolean);
+  const about = [message.vendor, message.reply].filter(Boolean);
+  const name = hostName(message.host_name, message.host_name_source);
   const details = h("details", {},
-    h("summary", {}, h("span", { class: "mono" }, message.ip), about.length ? [" ", foreign(about[0])] : null),
+    h("summary", {}, h("span", { class: "mono" }, message.ip), " ", name ?? (about.length ? foreign(about[0]) : null)),
     h("p", { class: "hint" }, `Open ports ${(message.open_ports ?? []).join(", ")}`, message.mac ? `, MAC ${message.mac}` : ""),
+    name ? h("p", { class: "hint" }, `${name.title}: `, foreign(message.host_name)) : null,
     about.map((text) => h("p", { class: "hint" }, foreign(text))),
     (message.requests ?? []).length ? h("p", { class: "hint" }, "Requests: ", foreign(message.requests.join("; "))) : null,
     h("p", { class: "hint" }, "Record: ", h("code", {}, message.record_command)));
@@ -377,7 +390,7 @@ function hostItem(message) {
 
 const PHASES = { listen: "listening for services", sweep: "probing hosts", identify: "identifying devices" };
 
-function layout(root) {
+function layout(root, scanId) {
   const parts = {
     heading: h("h1", { tabindex: "-1" }, "Scan"),
     badge: h("span", { class: "badge", id: "scan-state" }),
@@ -398,6 +411,7 @@ function layout(root) {
     found: h("strong", { id: "found" }, "0"),
     phase: h("span", { class: "phase", id: "phase" }),
     elapsed: h("strong", { id: "elapsed" }, "0.0 s"),
+    shares: shareList(),
     cancel: h("button", { type: "button", class: "button button-danger-outline", id: "cancel-scan", hidden: true }, "Cancel scan"),
     again: h("button", { type: "button", class: "button", id: "scan-again", hidden: true }, "Scan again"),
     outcome: h("div", { class: "outcome", hidden: true }),
@@ -429,9 +443,11 @@ function layout(root) {
     h("div", { class: "inline-field" }, h("label", { for: "scan-filter" }, "Filter"), parts.filter), parts.matching);
   parts.warnings = h("section", { class: "panel warnings", "aria-labelledby": "warnings-title", hidden: true }, parts.warningsTitle, parts.warningList);
   parts.hosts = h("section", { class: "panel hosts", "aria-labelledby": "hosts-title", hidden: true }, parts.hostsTitle,
-    h("p", { class: "hint" }, "They answered, but no rule identified them. Record one on its node to add its make."), parts.hostList);
+    h("p", { class: "hint" }, "They answered, but no rule identified them. Record one on its node to add its make. Download: ",
+      h("a", { href: `/api/scans/${scanId}/hosts.csv`, download: "" }, "CSV"), ", ",
+      h("a", { href: `/api/scans/${scanId}/hosts.json`, download: "" }, "JSON"), "."), parts.hostList);
   parts.panel = h("section", { class: "panel scan-panel", "aria-label": "Progress and outcome" },
-    h("div", { class: "scan-panel-main" }, parts.live, parts.outcome),
+    h("div", { class: "scan-panel-main" }, parts.live, parts.outcome, parts.shares.element),
     h("div", { class: "scan-panel-actions" }, parts.cancel, parts.again));
   parts.columns = h("div", { class: "columns" },
     h("section", { class: "column-main", "aria-labelledby": "devices-title" },

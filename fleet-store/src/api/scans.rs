@@ -9,7 +9,9 @@ use fleet_core::{
     ScanState, Timestamp,
     outcome::{AckVerdict, Conclusion},
 };
-use fleet_discovery::{ChunkCommand, Ledger, LogEvent, OpenScan, PastScan, Plan, ScanRequest};
+use fleet_discovery::{
+    ChunkCommand, Ledger, LogEvent, NodeChoice, OpenScan, PastScan, Plan, ScanRequest,
+};
 
 use crate::{Actor, StoreError};
 
@@ -30,8 +32,10 @@ pub struct NewScan {
     pub id: ScanId,
     /// The organization.
     pub org: OrgId,
-    /// The node, which must be live and confirmed.
-    pub node: NodeId,
+    /// The nodes as the operator named them.
+    pub choice: NodeChoice,
+    /// The share of each node, in the order of the chunks. There is at least one.
+    pub shares: Vec<NewShare>,
     /// The operator.
     pub operator: OperatorId,
     /// The request id, unique in the organization. A repeated request returns the existing scan.
@@ -50,6 +54,29 @@ pub struct NewScan {
     pub ignores_blackout: bool,
     /// The current time.
     pub now: Timestamp,
+}
+
+/// The share of a node in a new scan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewShare {
+    /// The node, which must be live and confirmed.
+    pub node: NodeId,
+    /// The number of its chunks.
+    pub chunks: usize,
+    /// The number of its targets, without the skipped ones.
+    pub targets: u64,
+}
+
+impl NewShare {
+    /// Creates the share of a node that has this plan.
+    pub fn of(node: NodeId, plan: &Plan) -> Self {
+        let skipped: u64 = plan.skipped.iter().map(|tally| tally.count).sum();
+        Self {
+            node,
+            chunks: plan.chunks.len(),
+            targets: plan.targets.saturating_sub(skipped),
+        }
+    }
 }
 
 /// A created scan, or the one that the same request id created before.
@@ -106,10 +133,10 @@ pub struct ScanRow {
     pub id: ScanId,
     /// The organization.
     pub org: OrgId,
-    /// The node.
-    pub node: NodeId,
-    /// The node's name.
-    pub node_name: String,
+    /// The nodes as the operator named them.
+    pub choice: NodeChoice,
+    /// The share of each node, by node. There is at least one.
+    pub shares: Vec<ShareRow>,
     /// The name of the scan; may be empty.
     pub name: String,
     /// The state.
@@ -124,7 +151,7 @@ pub struct ScanRow {
     pub started_at: Option<Timestamp>,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
-    /// When its wait in the queue ends.
+    /// When its wait in the queue ends: of several nodes, the last one.
     pub queued_until: Option<Timestamp>,
     /// The e-mail of the operator that requested it.
     pub started_by: String,
@@ -142,7 +169,7 @@ pub struct ScanRow {
     pub chunks: u32,
     /// The number of ended chunks.
     pub chunks_done: u32,
-    /// What changed since the previous scan; none until the ended scan was compared.
+    /// The changes since the previous scan; none until the ended scan was compared.
     pub changes: Option<ScanChanges>,
 }
 
@@ -159,6 +186,27 @@ pub struct ScanChanges {
     pub moved: u64,
     /// Devices with other facts.
     pub changed: u64,
+}
+
+/// The share of a node in a scan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShareRow {
+    /// The node.
+    pub node: NodeId,
+    /// The node's name.
+    pub node_name: String,
+    /// The state.
+    pub state: ScanState,
+    /// The number of its targets, without the skipped ones.
+    pub targets: u64,
+    /// The number of its finished targets.
+    pub done: u64,
+    /// The number of its chunks.
+    pub chunks: u32,
+    /// The number of its ended chunks.
+    pub chunks_done: u32,
+    /// Its conclusion.
+    pub conclusion: Option<Conclusion>,
 }
 
 /// The other scans of a node.
@@ -264,8 +312,27 @@ pub struct ScanHost {
     pub id: i64,
     /// The host.
     pub host: HostReport,
+    /// The node that reported it last.
+    pub node: Option<NodeId>,
     /// When it was last reported.
     pub at: Timestamp,
+}
+
+/// The time that the commands of a canceled scan get to stop and report their results.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grace {
+    /// The time.
+    pub time: Duration,
+    /// The connected nodes that support cancel.
+    pub nodes: Vec<NodeId>,
+}
+
+impl Grace {
+    /// No time: the scan ends at once.
+    pub const NONE: Self = Self {
+        time: Duration::ZERO,
+        nodes: Vec::new(),
+    };
 }
 
 /// A canceled scan.
@@ -273,8 +340,8 @@ pub struct ScanHost {
 pub struct Canceled {
     /// The scan. It has not ended yet if a command in flight has a grace period to stop.
     pub scan: ScanRow,
-    /// The command to cancel on the node.
-    pub in_flight: Option<CommandId>,
+    /// The commands to cancel on their nodes, by node.
+    pub in_flight: Vec<CommandId>,
 }
 
 /// Why a scan could not be canceled.
@@ -325,7 +392,8 @@ pub trait Scans: Send + Sync {
         now: Timestamp,
     ) -> Result<Option<ScanRow>, StoreError>;
 
-    /// Lists scans of an organization before a scan, newest first, at most `limit`, of one node or of all.
+    /// Lists scans of an organization before a scan, newest first, at most `limit`: those with a share of one node, or
+    /// all.
     async fn list_scans(
         &self,
         org: OrgId,
@@ -395,7 +463,8 @@ pub trait Dispatch: Send + Sync {
 /// How commands, chunks and scans progress and end.
 #[async_trait]
 pub trait Completion: Send + Sync {
-    /// Records the ack of a command. It ends the chunk, and with the last chunk the scan.
+    /// Records the ack of a command. It ends the chunk, with the last chunk of the node its share, and with the last share
+    /// the scan.
     async fn record_ack(&self, ack: Ack) -> Result<Acked, StoreError>;
 
     /// Records the progress of a command. A message of an older epoch or for an ended command has no effect.
@@ -408,14 +477,14 @@ pub trait Completion: Send + Sync {
         phase: &str,
     ) -> Result<Option<ScanId>, StoreError>;
 
-    /// Cancels a scan. With a `grace` (for a node that supports cancel), a command in flight gets that time to
-    /// stop and report its results. Otherwise the scan ends at once, and the node stays busy until its ack or
-    /// the deadline. Canceling again, or canceling an ended scan, changes nothing.
+    /// Cancels a scan. A command in flight on a node of the `grace` gets that time to stop and report its results. The
+    /// shares of all other nodes end at once; such a node stays busy until its ack or the deadline. Canceling again, or
+    /// canceling an ended scan, changes nothing.
     async fn cancel_scan(
         &self,
         org: OrgId,
         scan: ScanId,
-        grace: Option<Duration>,
+        grace: Grace,
         actor: Actor,
         now: Timestamp,
     ) -> Result<Canceled, CancelScanError>;

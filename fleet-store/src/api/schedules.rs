@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 use fleet_core::{NodeId, OperatorId, OrgId, ScanId, ScanState, ScheduleId, Timestamp};
-use fleet_discovery::ScanRequest;
+use fleet_discovery::{NodeChoice, ScanRequest};
 use fleet_inventory::{Run, TimingText};
 
 use crate::{Actor, CreateScanError, NewScan, StoreError};
@@ -18,7 +18,9 @@ pub const RUNS_KEPT: usize = 50;
 pub struct ScheduledScan {
     /// The name, unique in the organization.
     pub name: String,
-    /// The node, which must be live.
+    /// The nodes as the operator named them.
+    pub choice: NodeChoice,
+    /// The first node of the plan, which must be live. Each run is planned anew.
     pub node: NodeId,
     /// The request.
     pub request: ScanRequest,
@@ -84,7 +86,7 @@ pub struct ScheduleRow {
     pub operator_email: String,
     /// The scan and its times.
     pub scan: ScheduledScan,
-    /// The name of the node.
+    /// The name of the first node.
     pub node_name: String,
     /// The time from which intervals count.
     pub since: Timestamp,
@@ -169,8 +171,8 @@ pub struct SettledRun {
 /// The effect of settling a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settled {
-    /// The scan was created.
-    Scan(ScanId, NodeId),
+    /// The scan was created, with shares of these nodes.
+    Scan(ScanId, Vec<NodeId>),
     /// The run was left out.
     LeftOut(String),
     /// The schedule was paused.

@@ -42,7 +42,7 @@ pub(super) async fn record(
     if blocks.is_empty() {
         return Ok(());
     }
-    let site = node::Entity::find_by_id(scan.node_id)
+    let site = node::Entity::find_by_id(command.node_id)
         .select_only()
         .column(node::Column::SiteId)
         .into_tuple::<i64>()

@@ -1,7 +1,7 @@
 //! How commands, chunks and scans progress and end: by ack, deadline, cancel or revocation. The rules are in
 //! `fleet_discovery`. Only [`LockedScan::finish`] writes the terminal event.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
 
 use fleet_core::outcome::{AckVerdict, Code, Conclusion, Verdict};
 use fleet_discovery::{Expiry, WaitingScan, canceled, expiry};
@@ -10,13 +10,13 @@ use super::{
     audit,
     commands::{self, Work},
     deadlines::continue_deadlines,
-    entity::{command, scan},
-    locked::LockedScan,
+    entity::{command, scan, scan_share},
+    locked::{LockedScan, read_shares},
     nodes,
     pairing::ends,
     scans,
 };
-use crate::{Ack, Acked, CancelScanError, Canceled, Completion, Expired, sql::prelude::*};
+use crate::{Ack, Acked, CancelScanError, Canceled, Completion, Expired, Grace, sql::prelude::*};
 
 #[async_trait]
 impl Completion for SqlStore {
@@ -86,11 +86,8 @@ impl Completion for SqlStore {
                 return Ok(None);
             }
             let targets = command.scope.as_ref().map_or(0, |scope| scope.0.targets());
-            let row = scan.row_mut();
-            row.units_done = row.units_settled.saturating_add(count(done.min(targets)));
-            phase.clone_into(&mut row.phase);
-            // Progress shows that the node is working, which ends a series of BUSY answers.
-            row.busy_answers = 0;
+            scan.progress(node, done.min(targets)).await?;
+            phase.clone_into(&mut scan.row_mut().phase);
             scan.save().await?;
             Ok(Some(id))
         })
@@ -100,32 +97,17 @@ impl Completion for SqlStore {
         &self,
         org: OrgId,
         id: ScanId,
-        grace: Option<Duration>,
+        grace: Grace,
         actor: Actor,
         now: Timestamp,
     ) -> Result<Canceled, CancelScanError> {
         transaction!(self, "cancel_scan", |tx| {
-            let Some(mut scan) = lock_with_node(tx, Some(org), id).await? else {
+            let Some(mut scan) = lock_with_nodes(tx, Some(org), id).await? else {
                 return refuse(CancelScanError::NotFound(id));
             };
-            let mut to_cancel = None;
+            let mut to_cancel = Vec::new();
             if scan.is_open() {
-                match (in_flight(tx, &scan).await?, grace) {
-                    (Some(command), Some(grace)) => {
-                        to_cancel = Some(command.id.0);
-                        let until = Micros(now.plus(grace));
-                        let row = scan.row_mut();
-                        // A second cancel must not extend the grace period.
-                        row.cancel_until = row.cancel_until.or(Some(until));
-                    }
-                    // An upstream node cannot be asked to stop. Its command keeps running and may
-                    // report (decision 0007).
-                    (Some(command), None) => {
-                        scan.keep_scope(&command).await?;
-                        scan.finish(canceled(), now).await?;
-                    }
-                    (None, _) => scan.finish(canceled(), now).await?,
-                }
+                to_cancel = cancel(&mut scan, &grace, now).await?;
                 let subject = format!("scan {id}");
                 audit::done(tx, org, &actor, "scan.cancel", subject, now).await?;
             }
@@ -144,7 +126,7 @@ impl Completion for SqlStore {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         transaction!(self, "end_scan", |tx| {
-            let Some(mut scan) = lock_with_node(tx, None, id).await? else {
+            let Some(mut scan) = lock_with_nodes(tx, None, id).await? else {
                 return Ok(false);
             };
             scan.finish(conclusion.clone(), now).await?;
@@ -186,9 +168,9 @@ impl Completion for SqlStore {
             let swept = transaction!(self, operation, |tx| {
                 Ok(expire_scan(tx, id, now).await?)
             });
-            let (ended, command) = commands::skip_unreadable(&id, swept)?;
-            expired.commands.extend(command);
-            expired.scans.extend(ended.then_some(id));
+            let swept = commands::skip_unreadable(&id, swept)?;
+            expired.commands.extend(swept.commands);
+            expired.scans.extend(swept.changed.then_some(id));
         }
         expired.scans.sort_unstable();
         expired.scans.dedup();
@@ -196,28 +178,60 @@ impl Completion for SqlStore {
     }
 }
 
-/// Locks a scan's node and then the scan. A scan never changes its node or organization.
-async fn lock_with_node(
+/// Locks a scan's nodes and then the scan. A scan never changes its nodes or organization.
+async fn lock_with_nodes(
     tx: &DatabaseTransaction,
     org: Option<OrgId>,
     id: ScanId,
 ) -> Result<Option<LockedScan<'_>>, DbErr> {
-    // Without a lock, only to learn the node, which has to be locked first.
+    // Without a lock, only to learn the nodes, which have to be locked first and by id.
     let found = scan::Entity::find_by_id(AsText(id)).one(tx).await?;
-    let Some(found) = found.filter(|scan| org.is_none_or(|org| scan.org_id == org.0)) else {
+    if found.is_none_or(|scan| org.is_some_and(|org| scan.org_id != org.0)) {
         return Ok(None);
-    };
-    nodes::lock_any(tx, found.node_id).await?;
+    }
+    for share in read_shares(tx, AsText(id)).await? {
+        nodes::lock_any(tx, share.node_id).await?;
+    }
     LockedScan::lock(tx, id).await
 }
 
-/// The command of a locked scan that is in flight.
-async fn in_flight(
-    tx: &DatabaseTransaction,
-    scan: &LockedScan<'_>,
-) -> Result<Option<command::Model>, DbErr> {
-    let command = commands::in_flight(tx, NodeId(scan.row().node_id)).await?;
-    Ok(command.filter(|command| command.scan_id == Some(scan.row().id)))
+/// Ends the shares of a scan that is being canceled, except those of nodes that are asked to stop. Returns the commands
+/// of these.
+async fn cancel(
+    scan: &mut LockedScan<'_>,
+    grace: &Grace,
+    now: Timestamp,
+) -> Result<Vec<CommandId>, DbErr> {
+    let mut stopping = BTreeMap::new();
+    for command in scan.in_flight().await? {
+        let node = NodeId(command.node_id);
+        if grace.nodes.contains(&node) {
+            stopping.insert(node, command.id.0);
+        } else {
+            // An upstream node cannot be asked to stop. Its command keeps running and may report (decision 0007).
+            scan.keep_scope(&command).await?;
+        }
+    }
+    if stopping.is_empty() {
+        scan.finish(canceled(), now).await?;
+        return Ok(Vec::new());
+    }
+    let until = Micros(now.plus(grace.time));
+    let row = scan.row_mut();
+    // A second cancel must not extend the grace period.
+    row.cancel_until = row.cancel_until.or(Some(until));
+    let nodes: Vec<_> = scan
+        .shares()
+        .await?
+        .iter()
+        .map(|share| share.node_id)
+        .collect();
+    for node in nodes.into_iter().map(NodeId) {
+        if !stopping.contains_key(&node) {
+            scan.end_share(node, canceled(), now).await?;
+        }
+    }
+    Ok(stopping.into_values().collect())
 }
 
 /// Ends a command that its node has not acknowledged in time, if it is still in flight.
@@ -253,59 +267,76 @@ async fn expire_command(
     Ok(Some(work))
 }
 
-/// Ends a scan that has waited too long, after checking again under the lock. Returns whether the scan ended,
-/// and the command that ended with it.
-async fn expire_scan(
-    tx: &DatabaseTransaction,
-    id: ScanId,
-    now: Timestamp,
-) -> Result<(bool, Option<(NodeId, CommandId)>), DbErr> {
-    let Some(mut scan) = lock_with_node(tx, None, id).await? else {
-        return Ok((false, None));
+/// The effect of a sweep on a scan.
+#[derive(Default)]
+struct Swept {
+    /// Whether the scan or one of its shares ended.
+    changed: bool,
+    /// The commands that ended with it.
+    commands: Vec<(NodeId, CommandId)>,
+}
+
+/// Ends the shares of a scan that have waited too long, after checking again under the lock.
+async fn expire_scan(tx: &DatabaseTransaction, id: ScanId, now: Timestamp) -> Result<Swept, DbErr> {
+    let mut swept = Swept::default();
+    let Some(mut scan) = lock_with_nodes(tx, None, id).await? else {
+        return Ok(swept);
     };
-    let command = in_flight(tx, &scan).await?;
+    if !scan.is_open() {
+        return Ok(swept);
+    }
+    let in_flight = scan.in_flight().await?;
     let row = scan.row();
-    let node = NodeId(row.node_id);
-    let waiting = WaitingScan {
-        state: row.state.0,
-        queues: row.queues,
-        created_at: row.created_at.0,
-        queued_until: row.queued_until.0,
-        cancel_until: row.cancel_until.map(|until| until.0),
-        in_flight: command.is_some(),
-        was_busy: row.busy_answers > 0,
-        has_run: row.chunks_done > 0,
-    };
-    // A blackout that began since the scan was stored pauses it: the time in the queue begins when the blackout ends.
-    let waits_only = waiting.cancel_until.is_none() && !waiting.in_flight;
-    if scan.is_open()
-        && waits_only
-        && waiting.queued_until <= now
-        && !row.ignores_blackout
-        && let Some(blackout) = nodes::blackout(tx, node, now).await?
-    {
-        scan.row_mut().queued_until = Micros(blackout.at.plus(limits::QUEUE_FOR));
-        scan.save().await?;
-        return Ok((false, None));
-    }
-    let mut ended_command = None;
-    match expiry(&waiting, now) {
-        None => {}
-        Some(Expiry::Cancel) => {
-            // The node was asked to stop and its grace period is over. Its reports are refused from now on.
-            if let Some(command) = command {
-                commands::end(tx, &command, CommandState::Canceled, now).await?;
-                scan.keep_scope(&command).await?;
-                ended_command = Some((node, command.id.0));
-            }
-            scan.finish(canceled(), now).await?;
+    let (queues, created_at) = (row.queues, row.created_at.0);
+    let cancel_until = row.cancel_until.map(|until| until.0);
+    let ignores_blackout = row.ignores_blackout;
+    for share in scan.shares().await?.to_vec() {
+        let node = NodeId(share.node_id);
+        let waiting = WaitingScan {
+            state: share.state.0,
+            queues,
+            created_at,
+            queued_until: share.queued_until.0,
+            cancel_until,
+            in_flight: in_flight.iter().any(|command| command.node_id == node.0),
+            was_busy: share.busy_answers > 0,
+            has_run: share.chunks_done > 0,
+        };
+        if share.state.0.is_terminal() {
+            continue;
         }
-        Some(Expiry::GiveUp(verdict)) => scan.give_up(verdict, now).await?,
-        Some(Expiry::Finish(conclusion)) => scan.finish(conclusion, now).await?,
+        // A blackout that began since the scan was stored pauses the share: the time in the queue begins when the
+        // blackout ends.
+        let waits_only = cancel_until.is_none() && !waiting.in_flight;
+        if waits_only
+            && waiting.queued_until <= now
+            && !ignores_blackout
+            && let Some(blackout) = nodes::blackout(tx, node, now).await?
+        {
+            let until = blackout.at.plus(limits::QUEUE_FOR);
+            scan.share(node).await?.queued_until = Micros(until);
+            continue;
+        }
+        let Some(expiry) = expiry(&waiting, now) else {
+            continue;
+        };
+        swept.changed = true;
+        match expiry {
+            Expiry::Cancel => {
+                // The node was asked to stop and its grace period is over. Its reports are refused from now on.
+                for command in in_flight.iter().filter(|one| one.node_id == node.0) {
+                    commands::end(tx, command, CommandState::Canceled, now).await?;
+                    scan.keep_scope(command).await?;
+                    swept.commands.push((node, command.id.0));
+                }
+                scan.end_share(node, canceled(), now).await?;
+            }
+            Expiry::GiveUp(verdict) => scan.give_up(node, verdict, now).await?,
+            Expiry::Finish(conclusion) => scan.end_share(node, conclusion, now).await?,
+        }
     }
-    let ended = scan.ended_now();
     scan.save().await?;
-    Ok((ended, ended_command))
+    Ok(swept)
 }
 
 /// Ends the command and the scans of a node that is being revoked, under its lock.
@@ -318,12 +349,12 @@ pub(crate) async fn end_work_of_revoked(
     if let Some(command) = &command {
         commands::end(tx, command, CommandState::Ended, now).await?;
     }
-    let open = scan::Entity::find()
-        .filter(scan::Column::NodeId.eq(node.0))
-        .filter(scan::Column::State.is_in(nodes::open_states()))
-        .order_by_asc(scan::Column::Id)
+    let open = scan_share::Entity::find()
+        .filter(scan_share::Column::NodeId.eq(node.0))
+        .filter(scan_share::Column::State.is_in(nodes::open_states()))
+        .order_by_asc(scan_share::Column::ScanId)
         .select_only()
-        .column(scan::Column::Id)
+        .column(scan_share::Column::ScanId)
         .into_tuple::<AsText<ScanId>>()
         .all(tx)
         .await?;
@@ -338,7 +369,7 @@ pub(crate) async fn end_work_of_revoked(
         }
         let why = format!("node {node} was revoked; what was found is kept");
         let conclusion = Conclusion::new(ScanState::Failed, Code::FailedPrecondition, why);
-        scan.finish(conclusion, now).await?;
+        scan.end_share(node, conclusion, now).await?;
         if scan.ended_now() {
             ended.push(id);
         }
@@ -353,12 +384,17 @@ async fn waiting(db: &impl ConnectionTrait, now: Timestamp) -> Result<Vec<ScanId
         .add(scan::Column::Queues.eq(false))
         .add(scan::Column::State.eq(AsText(ScanState::Queued)))
         .add(scan::Column::CreatedAt.lte(Micros(now.minus(limits::NODE_AWAY))));
+    let waited = scan_share::Entity::find()
+        .select_only()
+        .column(scan_share::Column::ScanId)
+        .filter(scan_share::Column::State.is_in(nodes::open_states()))
+        .filter(scan_share::Column::QueuedUntil.lte(Micros(now)));
     let rows = scan::Entity::find()
         .filter(scan::Column::State.is_in(nodes::open_states()))
         .filter(
             Condition::any()
                 .add(scan::Column::CancelUntil.lte(Micros(now)))
-                .add(scan::Column::QueuedUntil.lte(Micros(now)))
+                .add(scan::Column::Id.in_subquery(waited.into_query()))
                 .add(abandoned),
         )
         .order_by_asc(scan::Column::Id)

@@ -4,7 +4,7 @@ use fleet_discovery::{Continuation, SWEEP_STORED_EVERY, continuation};
 use sea_orm::sea_query::{CaseStatement, ExprTrait};
 
 use super::{
-    entity::{command, pairing, scan, sweep},
+    entity::{command, pairing, scan, scan_share, sweep},
     nodes,
 };
 use crate::sql::prelude::*;
@@ -69,15 +69,19 @@ async fn move_deadlines(tx: &DatabaseTransaction, continuation: Continuation) ->
         .filter(command::Column::State.eq(AsText(CommandState::Issued)))
         .exec(tx)
         .await?;
+    scan_share::Entity::update_many()
+        .col_expr(
+            scan_share::Column::QueuedUntil,
+            at_least(scan_share::Column::QueuedUntil, continuation),
+        )
+        .col_expr(
+            scan_share::Column::NotBefore,
+            moved(scan_share::Column::NotBefore, continuation),
+        )
+        .filter(scan_share::Column::State.is_in(nodes::open_states()))
+        .exec(tx)
+        .await?;
     scan::Entity::update_many()
-        .col_expr(
-            scan::Column::QueuedUntil,
-            at_least(scan::Column::QueuedUntil, continuation),
-        )
-        .col_expr(
-            scan::Column::NotBefore,
-            moved(scan::Column::NotBefore, continuation),
-        )
         .col_expr(
             scan::Column::CancelUntil,
             moved(scan::Column::CancelUntil, continuation),

@@ -288,6 +288,7 @@ pub(super) fn take_facts(model: &mut device::Model) -> DeviceFacts {
         firmware: take(&mut model.firmware),
         mac: model.mac.take().map(|mac| mac.0),
         serial: Serial::new(&take(&mut model.serial)),
+        host_name: model.host_name.take().map(|name| name.0),
         evidence: take(&mut model.evidence),
     }
 }
@@ -303,6 +304,7 @@ pub(super) fn put_facts(model: &mut device::Model, facts: DeviceFacts) {
     model.serial = facts
         .serial
         .map_or_else(String::new, |serial| serial.as_str().to_owned());
+    model.host_name = facts.host_name.map(AsText);
     model.evidence = facts.evidence;
 }
 

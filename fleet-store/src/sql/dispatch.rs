@@ -1,11 +1,15 @@
 //! Issuing the chunks of scans one by one, and withdrawing a command that did not reach its node.
 
 use fleet_core::enrollment::NodeState;
+use sea_orm::{
+    JoinType,
+    sea_query::{ExprTrait, Query},
+};
 
 use super::{
     codec,
     commands::{self, Work},
-    entity::{chunk, command, node_stream, scan, scan_request},
+    entity::{chunk, command, node_stream, scan, scan_request, scan_share},
     locked::LockedScan,
     nodes, pairing,
     streams::current_epoch,
@@ -35,21 +39,22 @@ impl Dispatch for SqlStore {
                 candidates = candidates.filter(scan::Column::IgnoresBlackout.eq(true));
             }
             let next = candidates
-                .filter(scan::Column::NodeId.eq(node.0))
-                // "interactive" sorts before "scheduled". A scan that was never served has the time 0.
+                .filter(scan_share::Column::NodeId.eq(node.0))
+                // "interactive" sorts before "scheduled". A share that was never served has the time 0.
                 .order_by_asc(scan::Column::Priority)
-                .order_by_asc(scan::Column::ServedAt)
-                .order_by_asc(scan::Column::Id)
+                .order_by_asc(scan_share::Column::ServedAt)
+                .order_by_asc(scan_share::Column::ScanId)
                 .one(tx)
                 .await?;
             let Some(next) = next else {
                 return Ok(None);
             };
-            let Some(mut scan) = LockedScan::lock(tx, next.id.0).await? else {
+            let Some(mut scan) = LockedScan::lock(tx, next.scan_id.0).await? else {
                 return Ok(None);
             };
             let chunk = chunk::Entity::find()
-                .filter(chunk::Column::ScanId.eq(next.id))
+                .filter(chunk::Column::ScanId.eq(next.scan_id))
+                .filter(chunk::Column::NodeId.eq(node.0))
                 .filter(chunk::Column::State.eq(AsText(ChunkState::Waiting)))
                 .order_by_asc(chunk::Column::Position)
                 .one(tx)
@@ -57,10 +62,12 @@ impl Dispatch for SqlStore {
             let Some(chunk) = chunk else {
                 return Ok(None);
             };
-            let request = scan_request::Entity::find_by_id(next.id).one(tx).await?;
+            let request = scan_request::Entity::find_by_id(next.scan_id)
+                .one(tx)
+                .await?;
             let request = request.map(|row| codec::read_request(&row.request));
-            let work = Work::Scan(next.id.0);
-            let rate = read_count(next.rate)?;
+            let work = Work::Scan(next.scan_id.0);
+            let rate = read_count(scan.row().rate)?;
             let command = command::ActiveModel {
                 // Stored before the command is sent, because reports are judged by it and not by
                 // the node's word.
@@ -76,15 +83,12 @@ impl Dispatch for SqlStore {
                 ..Default::default()
             };
             scan.update_chunk(chunk.position, taken).await?;
-            let row = scan.row_mut();
-            row.state = AsText(ScanState::Running);
-            row.started_at = row.started_at.or(Some(Micros(now)));
-            row.served_at = Micros(now);
-            scan.save().await?;
+            scan.serve(node, now).await?;
+            let scan = scan.save().await?;
             Ok(Some(IssuedCommand {
                 command: id,
-                scan: next.id.0,
-                priority: next.priority.0,
+                scan: scan.id.0,
+                priority: scan.priority.0,
                 request: codec::read_command(&chunk.command)?,
                 ports: codec::read_ports(&chunk.ports)?,
                 rate,
@@ -131,14 +135,14 @@ impl Dispatch for SqlStore {
             .column(command::Column::NodeId)
             .filter(command::Column::State.eq(AsText(CommandState::Issued)));
         let nodes = ready(now)
-            .filter(scan::Column::NodeId.in_subquery(streams.into_query()))
-            .filter(scan::Column::NodeId.not_in_subquery(in_flight.into_query()))
-            .filter(scan::Column::NodeId.not_in_subquery(pairing::pairing_nodes()))
+            .filter(scan_share::Column::NodeId.in_subquery(streams.into_query()))
+            .filter(scan_share::Column::NodeId.not_in_subquery(in_flight.into_query()))
+            .filter(scan_share::Column::NodeId.not_in_subquery(pairing::pairing_nodes()))
             .select_only()
-            .column(scan::Column::NodeId)
+            .column(scan_share::Column::NodeId)
             .column(scan::Column::IgnoresBlackout)
             .distinct()
-            .order_by_asc(scan::Column::NodeId)
+            .order_by_asc(scan_share::Column::NodeId)
             .into_tuple::<(i64, bool)>()
             .all(self.reader());
         let found = async {
@@ -152,16 +156,31 @@ impl Dispatch for SqlStore {
     }
 }
 
-/// Scans that may have a chunk to issue at `now`, judging by the scan row alone.
-fn ready(now: Timestamp) -> Select<scan::Entity> {
-    let waiting = chunk::Entity::find()
-        .select_only()
-        .column(chunk::Column::ScanId)
-        .filter(chunk::Column::State.eq(AsText(ChunkState::Waiting)));
-    scan::Entity::find()
-        .filter(scan::Column::State.is_in(nodes::open_states()))
+/// Shares of scans that may have a chunk to issue at `now`.
+fn ready(now: Timestamp) -> Select<scan_share::Entity> {
+    use scan_share::Column as C;
+    let same = |column: chunk::Column, share: C| {
+        let column = Expr::col((chunk::Entity, column));
+        ExprTrait::equals(column, (scan_share::Entity, share))
+    };
+    let waiting = Query::select()
+        .expr(Expr::val(1))
+        .from(chunk::Entity)
+        .and_where(same(chunk::Column::ScanId, C::ScanId))
+        .and_where(same(chunk::Column::NodeId, C::NodeId))
+        .and_where(chunk::Column::State.eq(AsText(ChunkState::Waiting)))
+        .to_owned();
+    scan_share::Entity::find()
+        .join(
+            JoinType::InnerJoin,
+            scan_share::Entity::belongs_to(scan::Entity)
+                .from(C::ScanId)
+                .to(scan::Column::Id)
+                .into(),
+        )
+        .filter(C::State.is_in(nodes::open_states()))
         .filter(scan::Column::CancelUntil.is_null())
-        .filter(scan::Column::NotBefore.lte(Micros(now)))
-        .filter(scan::Column::QueuedUntil.gt(Micros(now)))
-        .filter(scan::Column::Id.in_subquery(waiting.into_query()))
+        .filter(C::NotBefore.lte(Micros(now)))
+        .filter(C::QueuedUntil.gt(Micros(now)))
+        .filter(Expr::exists(waiting))
 }

@@ -63,7 +63,7 @@ pub(crate) use pairings::{
 };
 pub(crate) use scans::{
     chunk, command, report, report_refusal, report_row, scan, scan_event, scan_host, scan_request,
-    sweep,
+    scan_share, sweep,
 };
 pub(crate) use schedules::{schedule, schedule_run};
 
@@ -73,11 +73,11 @@ mod columns {
 
     pub(super) use fleet_core::{
         AlertDeliveryId, ChunkState, CommandId, CommandState, DeviceIdentifier, Mac, NameSource,
-        PairOutcome, PairingId, PairingStatus, Priority, RejectReason, Role, ScanId, ScanState,
-        ScheduleId,
+        NamedBy, PairOutcome, PairingId, PairingStatus, Priority, RejectReason, Role, ScanId,
+        ScanState, ScheduleId,
         enrollment::{InvitationState, NodeState},
     };
-    pub(super) use fleet_discovery::Scope;
+    pub(super) use fleet_discovery::{NodeChoice, Scope};
     pub(super) use fleet_inventory::{AlertEvent, EventKind};
     pub(super) use fleet_pairing::IdentityReason;
     pub(super) use sea_orm::entity::prelude::*;

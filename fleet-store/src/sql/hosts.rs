@@ -11,7 +11,7 @@ use fleet_discovery::{HostFound, HostVerdicts, LogEvent, Scope, ScopeKind, admit
 
 use super::{
     audit, codec,
-    entity::{report_row, scan_host},
+    entity::{command, report_row, scan_host},
     inserts,
 };
 use crate::{NewReport, ReportError, ScanHost, sql::prelude::*};
@@ -64,7 +64,7 @@ impl Hosts {
     }
 
     /// The events of the hosts that the scan did not have yet.
-    pub(super) fn events(&self, elapsed_ms: u64) -> impl Iterator<Item = LogEvent> {
+    pub(super) fn events(&self, node: NodeId, elapsed_ms: u64) -> impl Iterator<Item = LogEvent> {
         let fresh = |host: &&HostReport| !self.known.contains(&host.ip);
         self.verdicts
             .accepted
@@ -73,6 +73,7 @@ impl Hosts {
             .map(move |host| {
                 LogEvent::Host(HostFound {
                     host: host.clone(),
+                    node: Some(node),
                     elapsed_ms,
                 })
             })
@@ -163,14 +164,31 @@ pub(super) async fn page(
     after: i64,
     limit: u32,
 ) -> Result<Vec<ScanHost>, DbErr> {
-    let rows = scan_host::Entity::find()
-        .filter(scan_host::Column::ScanId.eq(AsText(scan)))
-        .filter(scan_host::Column::Id.gt(after))
+    let after = || {
+        scan_host::Entity::find()
+            .filter(scan_host::Column::ScanId.eq(AsText(scan)))
+            .filter(scan_host::Column::Id.gt(after))
+    };
+    let commands = after().select_only().column(scan_host::Column::CommandId);
+    let nodes: BTreeMap<AsText<CommandId>, i64> = command::Entity::find()
+        .select_only()
+        .columns([command::Column::Id, command::Column::NodeId])
+        .filter(command::Column::Id.in_subquery(commands.into_query()))
+        .into_tuple::<(AsText<CommandId>, i64)>()
+        .all(db)
+        .await?
+        .into_iter()
+        .collect();
+    let rows = after()
         .order_by_asc(scan_host::Column::Id)
         .limit(u64::from(limit))
         .all(db)
         .await?;
-    rows.into_iter().map(shown).collect()
+    let host = |row: scan_host::Model| {
+        let node = nodes.get(&row.command_id).copied();
+        shown(row, node.map(NodeId))
+    };
+    rows.into_iter().map(host).collect()
 }
 
 async fn known(
@@ -236,7 +254,7 @@ fn row(new: &NewReport, scan: ScanId, host: &HostReport) -> Result<scan_host::Ac
     })
 }
 
-fn shown(row: scan_host::Model) -> Result<ScanHost, DbErr> {
+fn shown(row: scan_host::Model, node: Option<NodeId>) -> Result<ScanHost, DbErr> {
     let name = row.name.zip(row.name_source);
     Ok(ScanHost {
         id: row.id,
@@ -249,6 +267,7 @@ fn shown(row: scan_host::Model) -> Result<ScanHost, DbErr> {
             reply: row.reply,
             requests: codec::read_texts(&row.requests)?,
         },
+        node,
         at: row.at.0,
     })
 }

@@ -170,6 +170,7 @@ pub(super) async fn create(
         mac: Set(None),
         serial: Set(serial),
         evidence: Set(change.evidence.clone()),
+        host_name: Set(None),
         first_seen: Set(first_seen),
         last_seen: Set(change.last_seen),
         deleted_at: Set(None),

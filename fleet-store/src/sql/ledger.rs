@@ -57,13 +57,15 @@ pub(crate) fn read_grade(text: &str) -> Result<Grade, DbErr> {
     found.ok_or_else(|| unreadable("grade", text))
 }
 
-/// The verdicts of the finished chunks, in order.
+/// The verdicts of a node's finished chunks, in order.
 pub(crate) async fn verdicts(
     tx: &impl ConnectionTrait,
     scan: ScanId,
+    node: NodeId,
 ) -> Result<Vec<Verdict>, DbErr> {
     let chunks = chunk::Entity::find()
         .filter(chunk::Column::ScanId.eq(AsText(scan)))
+        .filter(chunk::Column::NodeId.eq(node.0))
         .order_by_asc(chunk::Column::Position)
         .select_only()
         .columns([

@@ -1,12 +1,16 @@
-//! A scan under its lock. Every change of a scan, its chunks and its log goes through [`LockedScan`], which
-//! keeps sequences dense and writes exactly one terminal event.
+//! A scan under its lock. Every change of a scan, its shares, its chunks and its log goes through [`LockedScan`],
+//! which keeps sequences dense and writes exactly one terminal event.
 
-use fleet_core::outcome::{Conclusion, Grade, Verdict, conclude};
+mod shares;
+
+use fleet_core::outcome::{Conclusion, Grade, Verdict};
 use fleet_discovery::{
     LogEvent, RunningScan, ScanEnded, Unfinished, canceled, on_busy, on_expired, on_lost,
     queued_until,
 };
 use fleet_inventory::DayCounts;
+use shares::Shares;
+pub(crate) use shares::{conclusion as conclusion_of_share, read as read_shares};
 
 use super::{
     alerts, blocks, codec, days,
@@ -19,11 +23,13 @@ use crate::sql::prelude::*;
 pub(crate) struct LockedScan<'t> {
     tx: &'t DatabaseTransaction,
     row: scan::Model,
+    shares: Shares,
     ended_now: bool,
 }
 
 impl<'t> LockedScan<'t> {
-    /// Locks a scan. Its node must be locked already, because all transactions lock in that order.
+    /// Locks a scan. The nodes that the transaction concerns must be locked already and by id, because all transactions
+    /// lock in that order.
     pub(crate) async fn lock(
         tx: &'t DatabaseTransaction,
         id: ScanId,
@@ -36,6 +42,7 @@ impl<'t> LockedScan<'t> {
         Ok(row.map(|row| Self {
             tx,
             row,
+            shares: Shares::default(),
             ended_now: false,
         }))
     }
@@ -105,17 +112,19 @@ impl<'t> LockedScan<'t> {
         verdict: &Verdict,
         now: Timestamp,
     ) -> Result<Option<Timestamp>, DbErr> {
-        let answers = read_count(self.row.busy_answers)?;
+        let node = NodeId(command.node_id);
+        let answers = read_count(self.share(node).await?.busy_answers)?;
         let unfinished = on_busy(self.state(), answers);
         if unfinished == Unfinished::GiveUp {
-            self.give_up(verdict.clone(), now).await?;
+            self.give_up(node, verdict.clone(), now).await?;
             return Ok(None);
         }
         let mut wait = None;
         if let Unfinished::RetryAfter(time) = unfinished {
             wait = Some(now.plus(time));
-            self.row.busy_answers += 1;
-            self.row.not_before = Micros(now.plus(time));
+            let share = self.share(node).await?;
+            share.busy_answers += 1;
+            share.not_before = Micros(now.plus(time));
         }
         self.settle(command, unfinished, false, now).await?;
         Ok(wait)
@@ -184,25 +193,34 @@ impl<'t> LockedScan<'t> {
         match unfinished {
             Unfinished::Ignore | Unfinished::GiveUp => Ok(()),
             Unfinished::Retry | Unfinished::RetryAfter(_) => {
-                self.exclude_flight(command, now);
+                self.exclude_flight(command, now).await?;
                 self.requeue(command, counted).await
             }
             Unfinished::Fail(verdict) => self.end_chunk(command, verdict, None, now).await,
             Unfinished::Cancel => {
                 self.requeue(command, counted).await?;
-                self.finish(canceled(), now).await
+                let node = NodeId(command.node_id);
+                self.end_share(node, canceled(), now).await
             }
         }
     }
 
-    /// Extends the queue time by the time for which a command was in flight.
-    fn exclude_flight(&mut self, command: &command::Model, now: Timestamp) {
-        let until = queued_until(self.row.queued_until.0, command.issued_at.0, now);
-        self.row.queued_until = Micros(until);
+    /// Extends the queue time of a node by the time for which its command was in flight.
+    async fn exclude_flight(
+        &mut self,
+        command: &command::Model,
+        now: Timestamp,
+    ) -> Result<(), DbErr> {
+        let share = self.share(NodeId(command.node_id)).await?;
+        let until = queued_until(share.queued_until.0, command.issued_at.0, now);
+        share.queued_until = Micros(until);
+        Ok(())
     }
 
     async fn requeue(&mut self, command: &command::Model, counted: bool) -> Result<(), DbErr> {
-        self.row.units_done = self.row.units_settled;
+        let share = self.share(NodeId(command.node_id)).await?;
+        share.units_done = share.units_settled;
+        self.add_up().await?;
         self.row.phase.clear();
         let mut change = chunk::ActiveModel {
             state: Set(AsText(ChunkState::Waiting)),
@@ -224,8 +242,8 @@ impl<'t> LockedScan<'t> {
         }
     }
 
-    /// Ends the chunk of a command. The last chunk or a fatal verdict also ends the scan. A scan that has ended
-    /// does not change.
+    /// Ends the chunk of a command. The last chunk of its node or a fatal verdict also ends the share of the node. A
+    /// share that has ended does not change.
     pub(crate) async fn end_chunk(
         &mut self,
         command: &command::Model,
@@ -233,10 +251,11 @@ impl<'t> LockedScan<'t> {
         outcomes: Option<Vec<u8>>,
         now: Timestamp,
     ) -> Result<(), DbErr> {
-        if !self.is_open() {
+        let node = NodeId(command.node_id);
+        if !self.is_open() || !self.is_share_open(node).await? {
             return Ok(());
         }
-        self.exclude_flight(command, now);
+        self.exclude_flight(command, now).await?;
         let fatal = verdict.grade == Grade::Fatal;
         let mut ended = chunk::ActiveModel {
             state: Set(AsText(ChunkState::Done)),
@@ -253,40 +272,19 @@ impl<'t> LockedScan<'t> {
         let units = self.chunk_of(command).await?.targets;
         self.row.chunks_done += 1;
         self.row.units_settled += units;
-        self.row.units_done = self.row.units_settled;
+        let share = self.share(node).await?;
+        share.chunks_done += 1;
+        share.units_settled += units;
+        share.units_done = share.units_settled;
+        let is_last = share.chunks_done >= share.chunks;
+        self.add_up().await?;
         if self.row.cancel_until.is_some() {
-            self.finish(canceled(), now).await?;
-        } else if fatal || self.row.chunks_done >= self.row.chunks {
-            self.conclude(now).await?;
+            self.end_share(node, canceled(), now).await?;
+        } else if fatal || is_last {
+            self.conclude_share(node, now).await?;
         }
         // After the devices that the end of the scan marks: a report locks its devices before it can end a chunk.
         blocks::record(self.tx, &self.row, command, outcomes.as_deref(), now).await
-    }
-
-    /// Ends every open chunk with the same verdict, and then the scan.
-    pub(crate) async fn give_up(&mut self, verdict: Verdict, now: Timestamp) -> Result<(), DbErr> {
-        let rest = chunk::ActiveModel {
-            state: Set(AsText(ChunkState::Done)),
-            grade: Set(Some(ledger::grade_name(verdict.grade).to_owned())),
-            code: Set(Some(verdict.code.as_str().to_owned())),
-            reason: Set(verdict.reason),
-            ..Default::default()
-        };
-        chunk::Entity::update_many()
-            .set(rest)
-            .filter(chunk::Column::ScanId.eq(self.row.id))
-            // Chunks that have ended keep their verdict.
-            .filter(chunk::Column::State.ne(AsText(ChunkState::Done)))
-            .exec(self.tx)
-            .await?;
-        self.row.chunks_done = self.row.chunks;
-        self.conclude(now).await
-    }
-
-    /// Ends the scan with the combined verdicts of its chunks.
-    pub(crate) async fn conclude(&mut self, now: Timestamp) -> Result<(), DbErr> {
-        let verdicts = ledger::verdicts(self.tx, self.row.id.0).await?;
-        self.finish(conclude(&verdicts), now).await
     }
 
     /// Ends the scan and writes its terminal event, unless it has ended already. No other code writes one.
@@ -298,6 +296,7 @@ impl<'t> LockedScan<'t> {
         if !self.is_open() {
             return Ok(());
         }
+        self.end_open_shares(&conclusion).await?;
         let ledger = ledger::settle(self.tx, &self.row, now).await?;
         let missing = missing::mark(self.tx, &self.row, now).await?;
         let node = Some(NodeId(self.row.node_id));
@@ -321,15 +320,12 @@ impl<'t> LockedScan<'t> {
 
     /// Writes the changes.
     pub(crate) async fn save(self) -> Result<scan::Model, DbErr> {
+        self.save_shares().await?;
         let row = &self.row;
         let changed = scan::ActiveModel {
             state: Set(row.state),
             started_at: Set(row.started_at),
             ended_at: Set(row.ended_at),
-            served_at: Set(row.served_at),
-            not_before: Set(row.not_before),
-            busy_answers: Set(row.busy_answers),
-            queued_until: Set(row.queued_until),
             cancel_until: Set(row.cancel_until),
             code: Set(row.code.clone()),
             reason: Set(row.reason.clone()),

@@ -27,8 +27,10 @@ const STEPS: &[Step] = steps![
     "m0007_key_fetches",
     "m0008_between_servers",
     "m0009_boundary",
+    "m0010_host_names",
     "m0011_alerts",
     "m0012_overview",
+    "m0013_scan_shares",
     "m0015_device_page",
     "m0016_address_order",
 ];

@@ -1,10 +1,10 @@
 //! Devices that a scan did not find: their address was probed, and found silent or refused. The rule is that of the
 //! differences between scans, `fleet_discovery::endpoint_outcomes`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_core::EndpointOutcome;
-use fleet_discovery::{endpoint_outcomes, quiet_hosts};
+use fleet_discovery::{ScannedChunk, endpoint_outcomes, quiet_hosts};
 use fleet_inventory::EventKind;
 use sea_orm::sea_query::Query;
 
@@ -19,7 +19,7 @@ use crate::sql::prelude::*;
 /// Addresses in one query.
 const ADDRESSES: usize = 1_000;
 
-/// Marks the devices of the scan's site that are missing now. It runs once, at the end of the scan: a device that moved
+/// Marks the devices of the scan's sites that are missing now. It runs once, at the end of the scan: a device that moved
 /// has been reported at its new address by then. Returns the number of marked devices.
 pub(super) async fn mark(
     tx: &DatabaseTransaction,
@@ -30,32 +30,60 @@ pub(super) async fn mark(
         return Ok(0);
     };
     let chunks = results::chunks(tx, scan.id.0).await?;
-    let scanned: Vec<_> = chunks.iter().map(results::Chunk::scanned).collect();
-    let quiet: Vec<_> = quiet_hosts(&scanned).into_iter().map(AsText).collect();
-    if quiet.is_empty() {
-        return Ok(0);
-    }
-    let site = Query::select()
+    let of_scan: BTreeSet<i64> = chunks.iter().map(|chunk| chunk.node).collect();
+    let sites = Query::select()
         .column(node::Column::SiteId)
         .from(node::Entity)
-        .and_where(node::Column::Id.eq(scan.node_id))
+        .and_where(node::Column::Id.is_in(of_scan.iter().copied()))
         .to_owned();
-    let nodes: Vec<i64> = node::Entity::find()
-        .filter(node::Column::SiteId.in_subquery(site))
+    let rows: Vec<(i64, i64)> = node::Entity::find()
+        .filter(node::Column::SiteId.in_subquery(sites))
         .select_only()
-        .column(node::Column::Id)
+        .columns([node::Column::SiteId, node::Column::Id])
         .into_tuple()
         .all(tx)
         .await?;
-    let unseen = || {
-        device::Entity::find()
-            .filter(device::Column::DeletedAt.is_null())
-            .filter(device::Column::MissingSince.is_null())
-            .filter(device::Column::LastSeen.lt(started))
-    };
+    let mut sites: BTreeMap<i64, BTreeSet<i64>> = BTreeMap::new();
+    for (site, node) in rows {
+        sites.entry(site).or_default().insert(node);
+    }
+    let mut marked = 0;
+    // An address means one host only within a site.
+    for nodes in sites.values() {
+        let own: Vec<_> = chunks
+            .iter()
+            .filter(|chunk| nodes.contains(&chunk.node))
+            .collect();
+        let Some(first) = own.first() else { continue };
+        let scanned: Vec<_> = own.iter().map(|chunk| chunk.scanned()).collect();
+        let at = quiet_devices(tx, &scanned, nodes, started).await?;
+        let node = NodeId(first.node);
+        marked += mark_devices(tx, (scan, node), at, started, now).await?;
+    }
+    Ok(marked)
+}
+
+fn unseen(started: Micros) -> Select<device::Entity> {
+    device::Entity::find()
+        .filter(device::Column::DeletedAt.is_null())
+        .filter(device::Column::MissingSince.is_null())
+        .filter(device::Column::LastSeen.lt(started))
+}
+
+/// The devices of a site's nodes whose endpoint the scan probed in vain.
+async fn quiet_devices(
+    tx: &DatabaseTransaction,
+    scanned: &[ScannedChunk<'_>],
+    nodes: &BTreeSet<i64>,
+    started: Micros,
+) -> Result<Vec<i64>, DbErr> {
+    let quiet: Vec<_> = quiet_hosts(scanned).into_iter().map(AsText).collect();
+    if quiet.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut at: BTreeMap<i64, Endpoint> = BTreeMap::new();
     for part in quiet.chunks(ADDRESSES) {
-        let found = unseen()
+        let found = unseen(started)
             .filter(device::Column::NodeId.is_in(nodes.iter().copied()))
             .filter(device::Column::Ip.is_in(part.iter().copied()))
             .all(tx)
@@ -66,7 +94,7 @@ pub(super) async fn mark(
             }
         }
     }
-    let outcomes = endpoint_outcomes(&scanned, &at.values().copied().collect());
+    let outcomes = endpoint_outcomes(scanned, &at.values().copied().collect());
     let is_quiet = |endpoint: &Endpoint| match outcomes.get(endpoint) {
         Some(EndpointOutcome::Silent | EndpointOutcome::Refused) => true,
         Some(
@@ -81,11 +109,21 @@ pub(super) async fn mark(
         | None => false,
     };
     at.retain(|_, endpoint| is_quiet(endpoint));
-    let ids: Vec<i64> = at.into_keys().collect();
+    Ok(at.into_keys().collect())
+}
+
+/// Marks devices as missing, which a node of the scan found out. Returns their number.
+async fn mark_devices(
+    tx: &DatabaseTransaction,
+    (scan, node): (&scan::Model, NodeId),
+    ids: Vec<i64>,
+    started: Micros,
+    now: Timestamp,
+) -> Result<u64, DbErr> {
     let mut marked = 0;
     for part in ids.chunks(ADDRESSES) {
         // Locked in the order of ids, and judged again: a report of another node may have come in between.
-        let locked: Vec<device::Model> = unseen()
+        let locked: Vec<device::Model> = unseen(started)
             .filter(device::Column::Id.is_in(part.iter().copied()))
             .order_by_asc(device::Column::Id)
             .lock(LockType::NoKeyUpdate)
@@ -106,8 +144,7 @@ pub(super) async fn mark(
                 became: String::new(),
             });
         }
-        let node = Some(NodeId(scan.node_id));
-        details::record(tx, OrgId(scan.org_id), node, events, now).await?;
+        details::record(tx, OrgId(scan.org_id), Some(node), events, now).await?;
     }
     Ok(marked)
 }

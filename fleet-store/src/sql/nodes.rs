@@ -8,7 +8,7 @@ use fleet_pairing::Reporter;
 
 use super::{
     codec,
-    entity::{invitation, key_fetch, node, node_stream, scan, site},
+    entity::{invitation, key_fetch, node, node_stream, scan_share, site},
     sites,
 };
 use crate::{ListPage, NodeRow, sql::prelude::*};
@@ -167,9 +167,9 @@ pub(crate) async fn rows(
     let invitations = invitation::Entity::find()
         .filter(invitation::Column::NodeId.is_in(ids()))
         .filter(invitation::Column::State.eq(AsText(InvitationState::AwaitingConfirmation)));
-    let scans = scan::Entity::find()
-        .filter(scan::Column::NodeId.is_in(ids()))
-        .filter(scan::Column::State.is_in(open_states()));
+    let scans = scan_share::Entity::find()
+        .filter(scan_share::Column::NodeId.is_in(ids()))
+        .filter(scan_share::Column::State.is_in(open_states()));
     let last_stream = |stream: node_stream::Model| {
         let last = LastStream {
             replica: ReplicaId(stream.replica.0),
@@ -191,9 +191,9 @@ pub(crate) async fn rows(
         .collect();
     let open: BTreeMap<i64, i64> = scans
         .select_only()
-        .column(scan::Column::NodeId)
-        .column_as(scan::Column::Id.count(), "open")
-        .group_by(scan::Column::NodeId)
+        .column(scan_share::Column::NodeId)
+        .column_as(scan_share::Column::ScanId.count(), "open")
+        .group_by(scan_share::Column::NodeId)
         .into_tuple::<(i64, i64)>()
         .all(db)
         .await?

@@ -12,7 +12,7 @@ use fleet_inventory::{
 
 use super::{
     codec, days,
-    entity::{device, node, scan, scan_host, site_block},
+    entity::{device, node, scan, scan_host, scan_share, site_block},
     search::matching,
     sites,
 };
@@ -231,9 +231,9 @@ async fn describe_hosts(
         return Ok(());
     }
     let scans = sea_orm::sea_query::Query::select()
-        .column(scan::Column::Id)
-        .from(scan::Entity)
-        .and_where(scan::Column::NodeId.is_in(site.nodes.iter().map(|node| node.0)))
+        .column(scan_share::Column::ScanId)
+        .from(scan_share::Entity)
+        .and_where(scan_share::Column::NodeId.is_in(site.nodes.iter().map(|node| node.0)))
         .to_owned();
     // Ids contain their time.
     let rows: Vec<(AsText<IpAddr>, String)> = scan_host::Entity::find()

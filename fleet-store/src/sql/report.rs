@@ -117,8 +117,8 @@ impl Reports for SqlStore {
             inserts::all(tx, rows).await?;
 
             let elapsed_ms = scan.elapsed_ms(new.now);
-            let mut events = outcome.events(&inventory, &ids, elapsed_ms);
-            events.extend(hosts.events(elapsed_ms));
+            let mut events = outcome.events(&inventory, &ids, new.node, elapsed_ms);
+            events.extend(hosts.events(new.node, elapsed_ms));
             hosts.save(tx, &new, id).await?;
             hosts::forget(tx, id, outcome.identified()).await?;
             let row = scan.row_mut();
@@ -422,7 +422,13 @@ impl Outcome {
         stored.map(|row| row.report.endpoint.ip).collect()
     }
 
-    fn events(&self, inventory: &Inventory, ids: &SavedIds, elapsed_ms: u64) -> Vec<LogEvent> {
+    fn events(
+        &self,
+        inventory: &Inventory,
+        ids: &SavedIds,
+        node: NodeId,
+        elapsed_ms: u64,
+    ) -> Vec<LogEvent> {
         let event = |stored: &StoredRow| match stored.judgment {
             Judgment::Accepted {
                 device,
@@ -431,6 +437,7 @@ impl Outcome {
                 &stored.report,
                 ids.of(device),
                 inventory.device(device)?,
+                node,
                 elapsed_ms,
             ),
             Judgment::Accepted { logged: true, .. } | Judgment::Refused(_) => None,
@@ -446,11 +453,13 @@ fn found(
     report: &DeviceReport,
     device: DeviceId,
     known: &device::Model,
+    node: NodeId,
     elapsed_ms: u64,
 ) -> Option<LogEvent> {
     Some(LogEvent::Device(DeviceFound {
         device,
         identifier: known.identifier.0.clone(),
+        node: Some(node),
         endpoint: report.endpoint,
         facts: DeviceFacts {
             evidence: String::new(),

@@ -10,13 +10,13 @@ use std::{
 
 use fleet_inventory::{Later, difference};
 use load::Loaded;
-pub(super) use load::{Chunk, chunks};
-use sea_orm::sea_query::Query;
+pub(super) use load::chunks;
+use sea_orm::sea_query::{ExprTrait, Query};
 use sha2::{Digest, Sha256};
 
 use super::{
     codec,
-    entity::{node, scan},
+    entity::{node, scan, scan_share},
     hosts, scans,
 };
 use crate::{
@@ -96,7 +96,8 @@ pub(super) fn hash_of_targets(key: &str) -> String {
         .collect()
 }
 
-/// The newest earlier scan of the same targets on the same site. An address means one host only within a site.
+/// The newest earlier scan of the same targets on the same sites, or on some of them. An address means one host only
+/// within a site.
 async fn previous(
     db: &impl ConnectionTrait,
     row: &scan::Model,
@@ -104,15 +105,29 @@ async fn previous(
     let Some(key) = &row.targets_key else {
         return Ok(None);
     };
-    let site = Query::select()
+    let nodes = Query::select()
+        .column(scan_share::Column::NodeId)
+        .from(scan_share::Entity)
+        .and_where(scan_share::Column::ScanId.eq(row.id))
+        .to_owned();
+    let sites = Query::select()
         .column(node::Column::SiteId)
         .from(node::Entity)
-        .and_where(node::Column::Id.eq(row.node_id))
+        .and_where(node::Column::Id.in_subquery(nodes))
         .to_owned();
     let neighbors = Query::select()
         .column(node::Column::Id)
         .from(node::Entity)
-        .and_where(node::Column::SiteId.in_subquery(site))
+        .and_where(node::Column::SiteId.in_subquery(sites))
+        .to_owned();
+    let elsewhere = Query::select()
+        .expr(Expr::val(1))
+        .from(scan_share::Entity)
+        .and_where(ExprTrait::equals(
+            Expr::col((scan_share::Entity, scan_share::Column::ScanId)),
+            (scan::Entity, scan::Column::Id),
+        ))
+        .and_where(scan_share::Column::NodeId.not_in_subquery(neighbors))
         .to_owned();
     let complete = [ScanState::Completed, ScanState::Partial].map(AsText);
     scan::Entity::find()
@@ -120,7 +135,7 @@ async fn previous(
         .filter(scan::Column::TargetsKey.eq(key))
         .filter(scan::Column::Id.lt(row.id))
         .filter(scan::Column::State.is_in(complete))
-        .filter(scan::Column::NodeId.in_subquery(neighbors))
+        .filter(Expr::exists(elsewhere).not())
         // Ids contain their time.
         .order_by_desc(scan::Column::Id)
         .one(db)

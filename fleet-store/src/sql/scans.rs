@@ -1,23 +1,27 @@
 //! The scan operations, and the queries for scans and their logs.
 
+mod history;
 mod retention;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use fleet_core::{enrollment::NodeState, outcome::Conclusion};
-use fleet_discovery::{NoRoom, NodeLoad, OpenScan, PastScan, Scope, check_room};
+use fleet_core::{
+    enrollment::NodeState,
+    outcome::{Code, Conclusion, Verdict, conclude},
+};
+use fleet_discovery::{Chunk, NoRoom, NodeChoice, NodeLoad, Scope, check_room};
 
 use super::{
     audit, codec, commands,
-    entity::{chunk, node, operator, scan, scan_event, scan_request},
+    entity::{chunk, node, operator, scan, scan_event, scan_request, scan_share},
     hosts, inserts,
-    locked::LockedScan,
+    locked::{LockedScan, conclusion_of_share},
     nodes,
     results::hash_of_targets,
 };
 use crate::{
-    CreateScanError, CreatedScan, EventPage, NewScan, Progress, Queueing, ScanHistory, ScanHost,
-    ScanRow, Scans, StoredEvent, sql::prelude::*,
+    CreateScanError, CreatedScan, EventPage, NewScan, NewShare, Progress, Queueing, ScanHistory,
+    ScanHost, ScanRow, Scans, ShareRow, StoredEvent, sql::prelude::*,
 };
 
 #[async_trait]
@@ -78,7 +82,11 @@ impl Scans for SqlStore {
     ) -> Result<Vec<ScanRow>, StoreError> {
         let mut query = scan::Entity::find().filter(scan::Column::OrgId.eq(org.0));
         if let Some(node) = node {
-            query = query.filter(scan::Column::NodeId.eq(node.0));
+            let of_node = scan_share::Entity::find()
+                .select_only()
+                .column(scan_share::Column::ScanId)
+                .filter(scan_share::Column::NodeId.eq(node.0));
+            query = query.filter(scan::Column::Id.in_subquery(of_node.into_query()));
         }
         if let Some(before) = before {
             query = query.filter(scan::Column::Id.lt(AsText(before)));
@@ -96,7 +104,7 @@ impl Scans for SqlStore {
     }
 
     async fn scan_history(&self, org: OrgId, node: NodeId) -> Result<ScanHistory, StoreError> {
-        history(self.reader(), org, node)
+        history::history(self.reader(), org, node)
             .await
             .during("scan_history")
     }
@@ -168,88 +176,6 @@ impl Scans for SqlStore {
     }
 }
 
-/// The number of ended scans of a node that show how long its next one takes.
-const PAST_SCANS: u64 = 16;
-
-async fn history(
-    db: &impl ConnectionTrait,
-    org: OrgId,
-    node: NodeId,
-) -> Result<ScanHistory, DbErr> {
-    let of_node = || {
-        scan::Entity::find()
-            .filter(scan::Column::OrgId.eq(org.0))
-            .filter(scan::Column::NodeId.eq(node.0))
-    };
-    let open = of_node()
-        .filter(scan::Column::State.is_in(nodes::open_states()))
-        .all(db)
-        .await?;
-    let open = open.iter().map(|row| {
-        Ok(OpenScan {
-            priority: row.priority.0,
-            estimate: Duration::from_millis(read_count(row.estimate_ms)?),
-            commands: read_count(row.chunks)?,
-            is_running: row.state.0 == ScanState::Running,
-        })
-    });
-    let open = open.collect::<Result<Vec<_>, DbErr>>()?;
-    // A scan that was canceled or failed does not show how long it would have taken.
-    let complete = [ScanState::Completed, ScanState::Partial].map(AsText);
-    let past = of_node()
-        .filter(scan::Column::State.is_in(complete))
-        .order_by_desc(scan::Column::Id)
-        .limit(PAST_SCANS)
-        .all(db)
-        .await?;
-    let mut chunks: BTreeMap<AsText<ScanId>, Vec<chunk::Model>> = BTreeMap::new();
-    let found = chunk::Entity::find()
-        .filter(chunk::Column::ScanId.is_in(past.iter().map(|scan| scan.id)))
-        .all(db)
-        .await?;
-    for chunk in found {
-        chunks.entry(chunk.scan_id).or_default().push(chunk);
-    }
-    let past = past.into_iter().filter_map(|row| {
-        let chunks = chunks.remove(&row.id).unwrap_or_default();
-        past_scan(&row, &chunks).transpose()
-    });
-    Ok(ScanHistory {
-        open,
-        past: past.collect::<Result<Vec<_>, DbErr>>()?,
-    })
-}
-
-/// None for a scan that never started.
-fn past_scan(row: &scan::Model, chunks: &[chunk::Model]) -> Result<Option<PastScan>, DbErr> {
-    let (Some(started), Some(ended)) = (row.started_at, row.ended_at) else {
-        return Ok(None);
-    };
-    let Some(ledger) = row.ledger.as_deref().map(codec::read_ledger).transpose()? else {
-        return Ok(None);
-    };
-    let mut past = PastScan {
-        addresses: Vec::new(),
-        ports: Vec::new(),
-        commands: read_count(row.chunks)?,
-        answered: ledger.identified + ledger.unidentified + ledger.refused,
-        duration: ended.0.since(started.0),
-    };
-    for chunk in chunks {
-        let list = chunk.scope.0.address_list();
-        // Each share of the ports has chunks of its own with the same addresses.
-        if !past.addresses.contains(&list) {
-            past.addresses.push(list);
-        }
-        for port in codec::read_ports(&chunk.ports)? {
-            if !past.ports.contains(&port) {
-                past.ports.push(port);
-            }
-        }
-    }
-    Ok(Some(past))
-}
-
 fn event(row: scan_event::Model) -> Result<StoredEvent, DbErr> {
     Ok(StoredEvent {
         sequence: row.sequence,
@@ -298,19 +224,28 @@ pub(crate) async fn read_one(
         .ok_or_else(|| unreadable("scan", "it vanished"))
 }
 
-/// Reads scans as operators see them, with three queries, regardless of their number.
+/// Reads scans as operators see them, with four queries, regardless of their number.
 async fn read(
     db: &impl ConnectionTrait,
     rows: Vec<scan::Model>,
     now: Timestamp,
 ) -> Result<Vec<ScanRow>, DbErr> {
+    let found = scan_share::Entity::find()
+        .filter(scan_share::Column::ScanId.is_in(rows.iter().map(|scan| scan.id)))
+        .order_by_asc(scan_share::Column::NodeId)
+        .all(db)
+        .await?;
     let nodes: BTreeMap<i64, String> = node::Entity::find()
-        .filter(node::Column::Id.is_in(rows.iter().map(|scan| scan.node_id)))
+        .filter(node::Column::Id.is_in(found.iter().map(|share| share.node_id)))
         .all(db)
         .await?
         .into_iter()
         .map(|node| (node.id, node.name))
         .collect();
+    let mut shares: BTreeMap<AsText<ScanId>, Vec<scan_share::Model>> = BTreeMap::new();
+    for share in found {
+        shares.entry(share.scan_id).or_default().push(share);
+    }
     let operators: BTreeMap<i64, String> = operator::Entity::find()
         .filter(operator::Column::Id.is_in(rows.iter().map(|scan| scan.operator_id)))
         .all(db)
@@ -338,11 +273,16 @@ async fn read(
                 }),
                 _ => None,
             };
+            let shares = shares.remove(&row.id).unwrap_or_default();
+            let queued_until = queued_until(&shares).filter(|_| row.queues);
             Ok(ScanRow {
                 id: row.id.0,
                 org: OrgId(row.org_id),
-                node: NodeId(row.node_id),
-                node_name: nodes.get(&row.node_id).cloned().unwrap_or_default(),
+                shares: shares
+                    .into_iter()
+                    .map(|share| shown(share, &nodes))
+                    .collect::<Result<_, DbErr>>()?,
+                choice: row.choice.0.clone(),
                 name: row.name.clone(),
                 state: row.state.0,
                 priority: row.priority.0,
@@ -350,7 +290,7 @@ async fn read(
                 created_at: row.created_at.0,
                 started_at: row.started_at.map(|at| at.0),
                 ended_at: row.ended_at.map(|at| at.0),
-                queued_until: row.queues.then_some(row.queued_until.0),
+                queued_until,
                 started_by: operators.get(&row.operator_id).cloned().unwrap_or_default(),
                 conclusion,
                 progress: progress(&row, now)?,
@@ -369,18 +309,41 @@ async fn read(
         .collect()
 }
 
-/// The progress of a scan. A target can be in several chunks, one for each share of its ports. The counts are
-/// therefore scaled to targets.
+/// When the wait of the last node ends.
+fn queued_until(shares: &[scan_share::Model]) -> Option<Timestamp> {
+    let open = |share: &&scan_share::Model| !share.state.0.is_terminal();
+    let until = |share: &scan_share::Model| share.queued_until.0;
+    let waiting = shares.iter().filter(open).map(until).max();
+    waiting.or_else(|| shares.iter().map(until).max())
+}
+
+fn shown(share: scan_share::Model, nodes: &BTreeMap<i64, String>) -> Result<ShareRow, DbErr> {
+    let targets = read_count(share.targets)?;
+    Ok(ShareRow {
+        node: NodeId(share.node_id),
+        node_name: nodes.get(&share.node_id).cloned().unwrap_or_default(),
+        state: share.state.0,
+        targets,
+        done: scaled(share.units_done, share.units, targets)?,
+        chunks: read_count(share.chunks)?,
+        chunks_done: read_count(share.chunks_done)?,
+        conclusion: conclusion_of_share(&share)?,
+    })
+}
+
+/// Scales finished units to targets. A target can be in several chunks, one for each share of its ports.
+fn scaled(done: i64, units: i64, targets: u64) -> Result<u64, DbErr> {
+    let (units, done): (u128, u128) = (read_count(units)?, read_count(done)?);
+    let done = (done * u128::from(targets)).checked_div(units).unwrap_or(0);
+    Ok(u64::try_from(done).unwrap_or(targets).min(targets))
+}
+
+/// The progress of a scan.
 fn progress(row: &scan::Model, now: Timestamp) -> Result<Progress, DbErr> {
     let total: u64 = read_count(row.targets)?;
-    let units: u128 = read_count(row.units)?;
-    let units_done: u128 = read_count(row.units_done)?;
-    let done = (units_done * u128::from(total))
-        .checked_div(units)
-        .unwrap_or(0);
     let end = row.ended_at.map_or(now, |at| at.0);
     Ok(Progress {
-        done: u64::try_from(done).unwrap_or(total).min(total),
+        done: scaled(row.units_done, row.units, total)?,
         total,
         phase: row.phase.clone(),
         elapsed: row.started_at.map_or(Duration::ZERO, |at| end.since(at.0)),
@@ -394,15 +357,32 @@ pub(crate) async fn insert(
     actor: &Actor,
     origin: &str,
 ) -> Result<CreatedScan, Failure<CreateScanError>> {
-    let Some(node) = nodes::lock_of(tx, new.org, new.node).await? else {
-        return refuse(CreateScanError::NodeNotFound(new.node));
-    };
-    if node.state.0 != NodeState::Confirmed {
-        return refuse(CreateScanError::NotConfirmed(new.node));
+    let mut nodes: Vec<NodeId> = new.shares.iter().map(|share| share.node).collect();
+    nodes.sort_unstable();
+    let mut full = Vec::new();
+    // By id, as every transaction locks nodes.
+    for id in &nodes {
+        let Some(node) = nodes::lock_of(tx, new.org, *id).await? else {
+            return refuse(CreateScanError::NodeNotFound(*id));
+        };
+        if node.state.0 != NodeState::Confirmed {
+            return refuse(CreateScanError::NotConfirmed(*id));
+        }
+        if let Err(error) = check_node(tx, new, *id).await? {
+            full.push((*id, error));
+        }
     }
-    check_node(tx, new).await?;
-    let (row, chunks) = rows(new)?;
-    scan::Entity::insert(row).exec_without_returning(tx).await?;
+    // The other nodes continue without one that has no room.
+    if full.len() == nodes.len()
+        && let Some((_, error)) = full.pop()
+    {
+        return refuse(error);
+    }
+    let rows = rows(new)?;
+    scan::Entity::insert(rows.scan)
+        .exec_without_returning(tx)
+        .await?;
+    inserts::all(tx, rows.shares).await?;
     // In a table of its own, because a request is big and is read only with one scan.
     let request = scan_request::ActiveModel {
         scan_id: Set(AsText(new.id)),
@@ -411,25 +391,30 @@ pub(crate) async fn insert(
     scan_request::Entity::insert(request)
         .exec_without_returning(tx)
         .await?;
-    let empty = chunks.is_empty();
-    inserts::all(tx, chunks).await?;
+    inserts::all(tx, rows.chunks).await?;
     let overriding = if new.ignores_blackout {
         ", in spite of the blackouts of its site"
     } else {
         ""
     };
     let subject = format!(
-        "scan {} on node {} ({} targets){origin}{overriding}",
-        new.id, new.node, new.plan.targets
+        "scan {} on {} ({} targets){origin}{overriding}",
+        new.id,
+        on(new, &nodes),
+        new.plan.targets
     );
     audit::done(tx, new.org, actor, "scan.start", subject, new.now).await?;
     let Some(mut scan) = LockedScan::lock(tx, new.id).await? else {
         return Err(DbErr::RecordNotFound("the scan that was just stored".into()).into());
     };
     scan.warn(new.plan.notes.iter().cloned(), new.now).await?;
-    // Every target is skipped, so no ack will ever end this scan.
-    if empty {
-        scan.conclude(new.now).await?;
+    for share in new.shares.iter().filter(|share| share.chunks == 0) {
+        // Every target is skipped, so no ack will ever end this share.
+        scan.end_share(share.node, conclude(&[]), new.now).await?;
+    }
+    for (node, error) in full {
+        let verdict = Verdict::failed(Code::ResourceExhausted, error.to_string());
+        scan.give_up(node, verdict, new.now).await?;
     }
     let row = scan.save().await?;
     Ok(CreatedScan {
@@ -438,67 +423,85 @@ pub(crate) async fn insert(
     })
 }
 
-/// Checks that the node has room for the scan.
+/// The nodes of a new scan as the audit trail shows them.
+fn on(new: &NewScan, nodes: &[NodeId]) -> String {
+    let ids: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+    match nodes {
+        [node] if new.choice == NodeChoice::Node(*node) => format!("node {node}"),
+        _ => format!("{} (nodes {})", new.choice, ids.join(", ")),
+    }
+}
+
+/// Checks that a node has room for the scan.
 async fn check_node(
     tx: &DatabaseTransaction,
     new: &NewScan,
-) -> Result<(), Failure<CreateScanError>> {
-    let scans = |states: Vec<AsText<ScanState>>| {
-        scan::Entity::find()
-            .filter(scan::Column::NodeId.eq(new.node.0))
-            .filter(scan::Column::State.is_in(states))
+    node: NodeId,
+) -> Result<Result<(), CreateScanError>, DbErr> {
+    let shares = |states: Vec<AsText<ScanState>>| {
+        scan_share::Entity::find()
+            .filter(scan_share::Column::NodeId.eq(node.0))
+            .filter(scan_share::Column::State.is_in(states))
             .count(tx)
     };
     let load = NodeLoad {
-        busy: commands::is_busy(tx, new.node).await?,
-        open_scans: scans(nodes::open_states()).await?,
-        queued_scans: scans(vec![AsText(ScanState::Queued)]).await?,
+        busy: commands::is_busy(tx, node).await?,
+        open_scans: shares(nodes::open_states()).await?,
+        queued_scans: shares(vec![AsText(ScanState::Queued)]).await?,
     };
-    match check_room(new.queueing != Queueing::Never, load) {
-        Ok(()) => Ok(()),
-        Err(NoRoom::Busy) => refuse(CreateScanError::Busy(new.node)),
-        Err(NoRoom::QueueFull) => refuse(CreateScanError::QueueFull {
-            node: new.node,
+    let room = check_room(new.queueing != Queueing::Never, load);
+    Ok(room.map_err(|reason| match reason {
+        NoRoom::Busy => CreateScanError::Busy(node),
+        NoRoom::QueueFull => CreateScanError::QueueFull {
+            node,
             most: limits::QUEUED_SCANS,
-        }),
-    }
+        },
+    }))
 }
 
 fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn rows(new: &NewScan) -> Result<(scan::ActiveModel, Vec<chunk::ActiveModel>), DbErr> {
+/// The rows of a new scan.
+struct Rows {
+    scan: scan::ActiveModel,
+    shares: Vec<scan_share::ActiveModel>,
+    chunks: Vec<chunk::ActiveModel>,
+}
+
+fn rows(new: &NewScan) -> Result<Rows, DbErr> {
     let skipped: u64 = new.plan.skipped.iter().map(|tally| tally.count).sum();
     let skipped = count(skipped);
     let targets = |scope: &Scope| count(scope.targets());
-    let planned: i64 = new
-        .plan
-        .chunks
-        .iter()
-        .map(|chunk| targets(&chunk.scope))
-        .sum();
+    let units = |chunks: &[Chunk]| {
+        chunks
+            .iter()
+            .map(|chunk| targets(&chunk.scope))
+            .sum::<i64>()
+    };
+    let planned = units(&new.plan.chunks);
+    let Some(first) = new.shares.first() else {
+        return Err(unreadable("scan", "it has no nodes"));
+    };
     let (queues, queued_until) = match new.queueing {
         // `limits::NODE_AWAY` ends such a scan much earlier. The column only needs a value.
         Queueing::Never => (false, new.now.plus(limits::QUEUE_FOR)),
         Queueing::Until(until) => (true, until),
     };
-    let row = scan::ActiveModel {
+    let scan = scan::ActiveModel {
         id: Set(AsText(new.id)),
         org_id: Set(new.org.0),
-        node_id: Set(new.node.0),
+        node_id: Set(first.node.0),
+        choice: Set(AsText(new.choice.clone())),
         operator_id: Set(new.operator.0),
         request_id: Set(new.request_id.clone()),
         state: Set(AsText(ScanState::Queued)),
         priority: Set(AsText(new.priority)),
         queues: Set(queues),
-        queued_until: Set(Micros(queued_until)),
         created_at: Set(Micros(new.now)),
         started_at: Set(None),
         ended_at: Set(None),
-        served_at: Set(Micros(Timestamp::from_micros(0))),
-        not_before: Set(Micros(new.now)),
-        busy_answers: Set(0),
         cancel_until: Set(None),
         code: Set(None),
         reason: Set(String::new()),
@@ -524,28 +527,67 @@ fn rows(new: &NewScan) -> Result<(scan::ActiveModel, Vec<chunk::ActiveModel>), D
         changes: Set(None),
         name: Set(new.name.clone()),
     };
-    let chunk = |(position, chunk): (usize, &fleet_discovery::Chunk)| {
-        Ok(chunk::ActiveModel {
+    let mut left = new.plan.chunks.as_slice();
+    let mut chunks: Vec<chunk::ActiveModel> = Vec::with_capacity(left.len());
+    let mut shares = Vec::with_capacity(new.shares.len());
+    for NewShare {
+        node,
+        chunks: own,
+        targets: addresses,
+    } in &new.shares
+    {
+        let Some((own, others)) = left.split_at_checked(*own) else {
+            return Err(unreadable(
+                "scan",
+                "its shares have more chunks than its plan",
+            ));
+        };
+        left = others;
+        shares.push(scan_share::ActiveModel {
             scan_id: Set(AsText(new.id)),
-            position: Set(count(position as u64)),
-            state: Set(AsText(ChunkState::Waiting)),
-            command: Set(codec::write_command(&chunk.command)?),
-            ports: Set(codec::write_ports(&chunk.ports)),
-            scope: Set(AsText(chunk.scope.clone())),
-            targets: Set(targets(&chunk.scope)),
-            attempts: Set(0),
-            grade: Set(None),
+            node_id: Set(node.0),
+            org_id: Set(new.org.0),
+            state: Set(AsText(ScanState::Queued)),
             code: Set(None),
             reason: Set(String::new()),
-            outcomes: Set(None),
-        })
-    };
-    let chunks = new
-        .plan
-        .chunks
-        .iter()
-        .enumerate()
-        .map(chunk)
-        .collect::<Result<_, DbErr>>()?;
-    Ok((row, chunks))
+            targets: Set(count(*addresses)),
+            chunks: Set(count(own.len() as u64)),
+            chunks_done: Set(0),
+            units: Set(units(own)),
+            units_done: Set(0),
+            units_settled: Set(0),
+            queued_until: Set(Micros(queued_until)),
+            served_at: Set(Micros(Timestamp::from_micros(0))),
+            not_before: Set(Micros(new.now)),
+            busy_answers: Set(0),
+        });
+        for chunk in own {
+            chunks.push(chunk::ActiveModel {
+                scan_id: Set(AsText(new.id)),
+                position: Set(count(chunks.len() as u64)),
+                node_id: Set(node.0),
+                state: Set(AsText(ChunkState::Waiting)),
+                command: Set(codec::write_command(&chunk.command)?),
+                ports: Set(codec::write_ports(&chunk.ports)),
+                scope: Set(AsText(chunk.scope.clone())),
+                targets: Set(targets(&chunk.scope)),
+                attempts: Set(0),
+                grade: Set(None),
+                code: Set(None),
+                reason: Set(String::new()),
+                outcomes: Set(None),
+            });
+        }
+    }
+    if !left.is_empty() {
+        return Err(unreadable(
+            "scan",
+            "its plan has more chunks than its shares",
+        ));
+    }
+    Ok(Rows {
+        scan,
+        shares,
+        chunks,
+    })
 }

@@ -198,7 +198,8 @@ impl Schedules for SqlStore {
                     }
                     let subject = format!(" of {}", shown(run.schedule, &row.name));
                     scans::insert(tx, new, &Actor::SYSTEM, &subject).await?;
-                    (Settled::Scan(new.id, new.node), Some(new.id))
+                    let nodes = new.shares.iter().map(|share| share.node).collect();
+                    (Settled::Scan(new.id, nodes), Some(new.id))
                 }
             };
             let mut next = moved(run.next);
@@ -269,7 +270,7 @@ impl Schedules for SqlStore {
 
 /// Whether a scan was planned for what the schedule says now.
 fn plans(row: &schedule::Model, new: &NewScan) -> Result<bool, DbErr> {
-    Ok(new.node.0 == row.node_id && codec::read_request(&row.request)? == new.request)
+    Ok(new.choice == row.choice.0 && codec::read_request(&row.request)? == new.request)
 }
 
 fn shown(id: ScheduleId, name: &str) -> String {
@@ -305,6 +306,7 @@ fn replaced(
 ) -> Result<schedule::ActiveModel, DbErr> {
     Ok(schedule::ActiveModel {
         node_id: Set(scan.node.0),
+        choice: Set(AsText(scan.choice.clone())),
         name: Set(scan.name.clone()),
         request: Set(codec::write_request(&scan.request)?),
         recurrence: Set(scan.timing.when.clone()),
@@ -546,6 +548,7 @@ async fn read(
                 missed: read_count(row.missed)?,
                 scan: ScheduledScan {
                     name: row.name,
+                    choice: row.choice.0,
                     node: NodeId(row.node_id),
                     request: codec::read_request(&row.request)?,
                     timing: TimingText {

@@ -37,7 +37,7 @@ impl SqlStore {
             org operator operator_key operator_password operator_source browser_session
             audit audit_link audit_head
             site site_exclude node invitation node_key node_challenge node_session node_stream
-            scan scan_request chunk sweep command report report_row report_refusal scan_event scan_host
+            scan scan_share scan_request chunk sweep command report report_row report_refusal scan_event scan_host
             device device_alias device_sighting identity_change refused_device node_endpoint binding
             direct_lease
             schedule schedule_run key_fetch

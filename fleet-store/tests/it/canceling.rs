@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fleet_core::{
-    ScanState,
+    ScanId, ScanState,
     outcome::{AckCode, Code},
 };
 use fleet_discovery::LogEvent;
@@ -23,7 +23,17 @@ contract! {
 
 const GRACE: Option<Duration> = Some(Duration::from_secs(5));
 
-async fn cancel(site: &Site, scan: fleet_core::ScanId, grace: Option<Duration>) -> Canceled {
+/// The time to stop, for all nodes of a scan or for none.
+async fn for_all(site: &Site, scan: ScanId, grace: Option<Duration>) -> Grace {
+    let shares = site.look(scan).await.shares;
+    grace.map_or(Grace::NONE, |time| Grace {
+        time,
+        nodes: shares.iter().map(|share| share.node).collect(),
+    })
+}
+
+async fn cancel(site: &Site, scan: ScanId, grace: Option<Duration>) -> Canceled {
+    let grace = for_all(site, scan, grace).await;
     site.store
         .cancel_scan(site.org, scan, grace, site.actor(), at(40))
         .await
@@ -37,7 +47,7 @@ async fn a_waiting_scan_ends_at_once(site: Site) {
         let canceled = cancel(&site, scan, grace).await;
         assert_eq!(
             (canceled.scan.state, canceled.in_flight),
-            (ScanState::Canceled, None)
+            (ScanState::Canceled, vec![])
         );
         assert_eq!(
             canceled.scan.conclusion.map(|ended| ended.code),
@@ -62,7 +72,7 @@ async fn a_command_gets_its_grace_and_its_ack_ends_the_scan(site: Site) {
     let canceled = cancel(&site, command.scan, GRACE).await;
     assert_eq!(
         (canceled.scan.state, canceled.in_flight),
-        (ScanState::Running, Some(command.command))
+        (ScanState::Running, vec![command.command])
     );
     assert_eq!(site.issue(node).await, None);
     assert_eq!(
@@ -132,7 +142,7 @@ async fn a_upstream_node_keeps_its_slot_and_its_reports_are_kept(site: Site) {
     let canceled = cancel(&site, command.scan, None).await;
     assert_eq!(
         (canceled.scan.state, canceled.in_flight),
-        (ScanState::Canceled, None)
+        (ScanState::Canceled, vec![])
     );
     let next = site.scan(node, "10.0.0.0/24").await;
     assert_eq!(site.issue(node).await, None, "its slot is taken");
@@ -172,12 +182,13 @@ async fn canceling_again_changes_nothing(site: Site) {
     let node = site.node("north").await;
     let command = site.running(node, "10.0.0.0/24").await;
     cancel(&site, command.scan, GRACE).await;
+    let grace = for_all(&site, command.scan, GRACE).await;
     let later = site
         .store
-        .cancel_scan(site.org, command.scan, GRACE, site.actor(), at(44))
+        .cancel_scan(site.org, command.scan, grace, site.actor(), at(44))
         .await
         .expect("canceled");
-    assert_eq!(later.in_flight, Some(command.command), "to be sent again");
+    assert_eq!(later.in_flight, [command.command], "to be sent again");
     assert_eq!(
         site.store
             .sweep_commands(at(45))
@@ -190,7 +201,7 @@ async fn canceling_again_changes_nothing(site: Site) {
     let ended = cancel(&site, command.scan, GRACE).await;
     assert_eq!(
         (ended.scan.state, ended.in_flight),
-        (ScanState::Canceled, None)
+        (ScanState::Canceled, vec![])
     );
     site.log(command.scan).await;
     let done = site.running(node, "10.0.0.0/24").await;
@@ -238,7 +249,7 @@ async fn another_tenants_scan_is_not_found(site: Site) {
     let other = site.other_org().await;
     let refused = site
         .store
-        .cancel_scan(other, scan, None, site.actor(), at(40))
+        .cancel_scan(other, scan, Grace::NONE, site.actor(), at(40))
         .await;
     assert!(matches!(refused, Err(CancelScanError::NotFound(id)) if id == scan));
     assert_eq!(site.look(scan).await.state, ScanState::Queued);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fleet_core::{NodeId, Port, Priority, ScanState};
-use fleet_discovery::{ChunkCommand, LogEvent, Mode, NodeProfile};
+use fleet_discovery::{ChunkCommand, LogEvent, Mode, NodeChoice, NodeProfile};
 use fleet_store::*;
 
 use crate::site::{Node, Site, at, command_id};
@@ -44,13 +44,14 @@ async fn a_scan_reads_back_as_it_was_asked(site: Site) {
         let new = NewScan {
             request: request.clone(),
             plan: plan.clone(),
+            shares: vec![NewShare::of(node.id, &plan)],
             ..site.new_scan(node.id, "10.0.0.0/30", &[])
         };
         let row = site.create(new.clone()).await;
         assert_eq!(row, site.look(new.id).await);
         assert_eq!(
-            (row.id, row.org, row.node, row.node_name.as_str()),
-            (new.id, site.org, node.id, "north")
+            (row.id, row.org, &row.choice),
+            (new.id, site.org, &NodeChoice::Node(node.id))
         );
         assert_eq!(
             (row.state, row.priority, row.started_by.as_str()),
@@ -69,6 +70,18 @@ async fn a_scan_reads_back_as_it_was_asked(site: Site) {
             (plan.targets, plan.chunks.len(), 0)
         );
         assert_eq!(row.open_scope, plan.open_scope);
+        let skipped: u64 = plan.skipped.iter().map(|tally| tally.count).sum();
+        let share = ShareRow {
+            node: node.id,
+            node_name: "north".to_owned(),
+            state: ScanState::Queued,
+            targets: plan.targets - skipped,
+            done: 0,
+            chunks: u32::try_from(plan.chunks.len()).expect("small"),
+            chunks_done: 0,
+            conclusion: None,
+        };
+        assert_eq!(row.shares, [share]);
     }
     assert_eq!(
         site.audited()
@@ -204,7 +217,7 @@ async fn a_scan_that_never_queues_needs_an_idle_node(site: Site) {
     );
     let command = site.issue(node).await.expect("issued");
     site.store
-        .cancel_scan(site.org, first.id, None, site.actor(), at(22))
+        .cancel_scan(site.org, first.id, Grace::NONE, site.actor(), at(22))
         .await
         .expect("ended");
     assert!(
@@ -233,6 +246,7 @@ async fn a_plan_without_targets_ends_at_once(site: Site) {
     let node = site.node("north").await;
     let mut new = site.new_scan(node.id, "10.0.0.0/30", &["80"]);
     new.plan.chunks.clear();
+    new.shares = vec![NewShare::of(node.id, &new.plan)];
     let skipped: u64 = new.plan.skipped.iter().map(|tally| tally.count).sum();
     let scan = site.create(new).await;
     assert_eq!(scan.state, ScanState::Completed);

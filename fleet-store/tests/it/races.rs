@@ -338,7 +338,7 @@ async fn everything_that_ends_a_scan_at_once_ends_it_once(site: Site) {
                     ),
                     1 => drop(
                         store
-                            .cancel_scan(org, command.scan, None, actor, at(41))
+                            .cancel_scan(org, command.scan, Grace::NONE, actor, at(41))
                             .await
                             .expect("canceled"),
                     ),

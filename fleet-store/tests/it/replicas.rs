@@ -87,7 +87,10 @@ async fn a_canceled_command_is_an_order_until_it_ends(site: Site) {
     let issued = site.running(node, "10.0.0.0/24").await;
     site.scan(node, "10.0.1.0/24").await;
     assert_eq!(orders_of(&site, holder()).await, Orders::default());
-    let grace = Some(Duration::from_secs(10));
+    let grace = Grace {
+        time: Duration::from_secs(10),
+        nodes: vec![node.id],
+    };
     site.store
         .cancel_scan(site.org, issued.scan, grace, site.actor(), at(30))
         .await

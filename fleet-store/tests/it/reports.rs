@@ -46,6 +46,8 @@ async fn an_accepted_device_and_its_event_are_stored_together(site: Site) {
         firmware: "1.2",
         serial: "SN1",
         evidence: "title",
+        host_name: "Miner7.lan.",
+        host_name_source: "dns",
         ..blank()
     });
     let answer = site
@@ -81,6 +83,7 @@ async fn an_accepted_device_and_its_event_are_stored_together(site: Site) {
         firmware: "1.2".into(),
         mac: "02:00:5e:00:00:01".parse().ok(),
         serial: Serial::new("SN1"),
+        host_name: "dns:miner7.lan".parse().ok(),
         evidence: "title".into(),
     };
     assert_eq!(device.facts, facts);
@@ -232,6 +235,7 @@ async fn an_open_scope_closes_by_the_first_device(site: Site) {
     let scan = site
         .create(NewScan {
             request,
+            shares: vec![NewShare::of(node.id, &plan)],
             plan,
             ..site.new_scan(node.id, "10.0.0.0/24", &["80"])
         })
@@ -328,6 +332,7 @@ async fn pins_are_stored_before_the_first_report(site: Site) {
     let scan = site
         .create(NewScan {
             request,
+            shares: vec![NewShare::of(node.id, &plan)],
             plan,
             ..site.new_scan(node.id, "10.0.0.0/24", &["80"])
         })

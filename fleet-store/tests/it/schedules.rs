@@ -43,6 +43,7 @@ fn nightly(node: Node, name: &str) -> ScheduledScan {
     let mode = fleet_discovery::Mode::Target("10.0.0.0/24".to_owned());
     ScheduledScan {
         name: name.to_owned(),
+        choice: fleet_discovery::NodeChoice::Node(node.id),
         node: node.id,
         request: fleet_discovery::ScanRequest {
             mode,
@@ -124,10 +125,10 @@ async fn a_run_happens_once_although_servers_race(site: Site) {
         .iter()
         .filter(|settled| **settled != Settled::Stale)
         .collect();
-    let [Settled::Scan(scan, of)] = scans[..] else {
+    let [Settled::Scan(scan, of)] = &scans[..] else {
         panic!("{settled:?}");
     };
-    assert_eq!(*of, node.id);
+    assert_eq!(*of, [node.id]);
     let listed = site.store.list_scans(site.org, None, None, 10, at(3_606));
     let listed = listed.await.expect("read");
     assert_eq!(listed.len(), 1);

@@ -299,7 +299,10 @@ async fn an_older_stream_has_no_effect(site: Site) {
 async fn a_canceled_command_is_adopted_as_canceled(site: Site) {
     let mut node = site.node("north").await;
     let command = site.running(node, "10.0.0.0/24").await;
-    let grace = Some(std::time::Duration::from_secs(10));
+    let grace = Grace {
+        time: std::time::Duration::from_secs(10),
+        nodes: vec![node.id],
+    };
     site.store
         .cancel_scan(site.org, command.scan, grace, site.actor(), at(21))
         .await

@@ -122,7 +122,11 @@ impl Walk {
             }
             16 => {
                 if let Some(scan) = self.dice.pick(&self.scans) {
-                    let grace = (self.dice.roll(2) == 0).then_some(Duration::from_secs(5));
+                    let able = self.dice.roll(2) == 0;
+                    let grace = Grace {
+                        time: Duration::from_secs(5),
+                        nodes: able.then_some(self.node.id).into_iter().collect(),
+                    };
                     let actor = self.site.actor();
                     let org = self.site.org;
                     store

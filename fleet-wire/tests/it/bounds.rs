@@ -280,7 +280,10 @@ fn requests_for_a_scan() {
         cases! {
             "request_id": |m| m.request_id = String::new();
             "request_id": |m| m.request_id = e(65);
-            "fleet_node_id": |m| m.fleet_node_id = 0;
+            "fleet_node_id": |m| m.fleet_node_id = -1;
+            "site_id": |m| m.site_id = -1;
+            "": |m| m.fleet_node_ids = vec![1; 64];
+            "fleet_node_ids": |m| m.fleet_node_ids = vec![1; 65];
             "request": |m| m.request = None;
             "request.mode": |m| m.request = Some(DiscoverRequest::default());
             "": |m| m.queue_for = Some(Duration { seconds: 604_800, nanos: 0 });

@@ -143,6 +143,8 @@ fn largest_report() -> ReportDiscoveredDevicesRequest {
         mac_address: text(64),
         serial_number: text(255),
         evidence: text(512),
+        host_name: text(253),
+        host_name_source: text(8),
     };
     ReportDiscoveredDevicesRequest {
         hosts: Vec::new(),
@@ -272,7 +274,7 @@ fn no_request_is_read_beyond_its_bounds() {
         let limit = limits::request_limit(method);
         let most = match method.name() {
             "ReportPairedDevices" => 48 << 20,
-            "ReportDiscoveredDevices" => 9 << 20,
+            "ReportDiscoveredDevices" => 11 << 20,
             "ControlStream" => 4 << 20,
             "DiscoverOnFleetNode" | "Discover" | "StartScan" | "PlanScan" => 5 << 20,
             "PairDiscoveredDevicesOnFleetNode" | "Pair" | "StartPairing" => 2 << 20,

@@ -113,7 +113,7 @@ async fn attack(scratch: &Scratch) -> Result<Vec<String>> {
         ),
     ];
     ensure!(
-        ratio <= TIMES && growth <= GROWTH_KB && refused > done && done > 0,
+        ratio <= TIMES && growth <= GROWTH_KB && refused > 0 && done > 0,
         "{}",
         figures.join("; ")
     );
@@ -204,7 +204,7 @@ struct Attacker {
 }
 
 impl Attacker {
-    /// Starts the attack and waits until every call of it has begun.
+    /// Starts the attack and waits until its first call is answered.
     async fn start(live: &Live, caller: &Caller) -> Result<Self> {
         let mut process = Command::new("nice")
             .args(["-n", "19"])

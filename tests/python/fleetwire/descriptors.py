@@ -56,7 +56,7 @@ WIRE = {
         enum CommandProtocolVersion COMMAND_PROTOCOL_VERSION_: UNSPECIFIED 0, V1 1
         enum GoodbyeReason GOODBYE_REASON_: UNSPECIFIED 0, DRAIN 1, REPLACED 2, REVOKED 3, DUPLICATE 4
 
-        message DiscoveredDeviceReport: 1 device_identifier string; 2 ip_address string; 3 port string; 4 url_scheme string; 5 driver_name string; 6 model string; 7 manufacturer string; 8 firmware_version string; 100 mac_address string; 101 serial_number string; 102 evidence string
+        message DiscoveredDeviceReport: 1 device_identifier string; 2 ip_address string; 3 port string; 4 url_scheme string; 5 driver_name string; 6 model string; 7 manufacturer string; 8 firmware_version string; 100 mac_address string; 101 serial_number string; 102 evidence string; 103 host_name string; 104 host_name_source string
         message UnidentifiedHostReport: 1 ip_address string; 2 mac_address string; 3 open_ports repeated uint32; 4 reply_port uint32; 5 reply string; 6 requests repeated string; 7 host_name string; 8 host_name_source string
         message EncryptedCredentials: 1 username bytes; 2 password bytes
         message FleetNodePairResult: 1 device_identifier string; 2 outcome PairOutcome; 3 serial_number string; 4 mac_address string; 5 model string; 6 manufacturer string; 7 firmware_version string; 8 error_message string; 12 default_password_active optional bool; 13 encrypted_credentials EncryptedCredentials; 100 open bool

@@ -3,14 +3,15 @@
 use std::{net::TcpListener, time::Duration};
 
 use fleet_core::Role;
-use fleet_sim::Lab;
+use fleet_sim::{Device, Lab, Truth};
 use serde_json::Value;
 
-use crate::harness::{Expected, Operator, World, eventually};
+use crate::harness::{Expected, Operator, PORTS, World, eventually};
 
 on_both_databases! {
     fleetctl_exits_with_the_documented_status
     fleetctl_prints_a_scan_as_lines
+    fleetctl_prints_an_unidentified_host_once
 }
 
 async fn fleetctl_exits_with_the_documented_status(world: World) {
@@ -103,6 +104,46 @@ async fn operator_scan(world: &World) -> String {
     let listed = world.fleetctl(&["scan", "list", "-o", "json"]).await;
     let listed: Value = serde_json::from_str(&listed.succeeded()).expect("one JSON document");
     listed[0]["scanId"].as_str().expect("an id").to_owned()
+}
+
+async fn fleetctl_prints_an_unidentified_host_once(world: World) {
+    let node = world.node("barn", &[]).await;
+    let mut site = world.range.mixed(12);
+    let is_unidentified = |device: &Device| matches!(device.truth(&PORTS), Truth::Unidentified);
+    site.devices.retain(is_unidentified);
+    let hosts: Vec<String> = site.addresses().iter().map(ToString::to_string).collect();
+    assert!(hosts.len() > 1, "{hosts:?}");
+    let _lab = Lab::start(site).await.expect("a site");
+    let (id, network) = (node.id.to_string(), world.range.network(27));
+    let arguments = [
+        "scan",
+        "start",
+        "--node",
+        &id,
+        "--port",
+        "4028,8080",
+        &network,
+    ];
+    let printed = world.fleetctl(&arguments).await;
+    for host in &hosts {
+        let about = format!("{host},");
+        let lines = printed.stderr.lines().chain(printed.stdout.lines());
+        let lines: Vec<_> = lines
+            .filter(|line| line.contains(&about) || line.ends_with(host.as_str()))
+            .collect();
+        assert_eq!(lines.len(), 1, "{host}: {printed:?}");
+        assert!(lines[0].starts_with("unidentified host "), "{lines:?}");
+    }
+    assert!(
+        !printed.stderr.contains("warning: unidentified"),
+        "{printed:?}"
+    );
+    let scan = operator_scan(&world).await;
+    let csv = world
+        .fleetctl(&["scan", "hosts", &scan, "-o", "csv"])
+        .await
+        .succeeded();
+    assert_eq!(csv.lines().count(), 1 + hosts.len(), "{csv}");
 }
 
 async fn fleetctl_prints_a_scan_as_lines(world: World) {

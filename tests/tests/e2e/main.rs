@@ -8,6 +8,7 @@
 mod harness;
 
 mod alone;
+mod announcements;
 mod audit;
 mod canceling;
 mod command_line;

@@ -50,6 +50,7 @@ impl DemoNode {
     /// Enrolls, confirms and starts a node: code, Register, fingerprint, ConfirmFleetNode, API key, handshake.
     pub(super) async fn start(
         base: &str,
+        name: &str,
         folder: &Path,
         operator: &Operator,
         surroundings: Surroundings,
@@ -60,7 +61,7 @@ impl DemoNode {
             .await?;
         let dir = StateDir::open(folder)?;
         let options = EnrollOptions {
-            name: "demo-node".to_owned(),
+            name: name.to_owned(),
             ..EnrollOptions::new(base)
         };
         let registered = fleet_agent::register(&dir, options, &SecretText::new(code.code)).await?;
@@ -107,6 +108,7 @@ impl DemoNode {
             scan,
             drivers: surroundings.drivers()?,
             local_subnets: Some(vec![surroundings.network]),
+            listen_announcements: true,
             ..AgentOptions::default()
         };
         let agent = Agent::new(state, options)?;

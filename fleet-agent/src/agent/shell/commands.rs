@@ -60,7 +60,12 @@ impl Shell {
         };
         let job = self.halted().map_or_else(|| reader.read(payload), Err);
         match job {
-            Ok(Job::Scan(task)) => {
+            Ok(Job::Scan(mut task)) => {
+                // An upstream server has no field for names and for unidentified hosts.
+                if self.naming() == Naming::Own {
+                    task.host_names = self.agent.options.host_names();
+                }
+                task.note_hosts = !self.server.has(Capability::Hosts);
                 tracing::info!(%command, entries = task.entries.len(), ports = task.ports.len(), "a scan starts");
                 let resolver = &self.agent.options.resolver;
                 let work = Work::begin(command, task, &self.scanner, resolver);

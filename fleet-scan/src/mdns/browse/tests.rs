@@ -1,6 +1,6 @@
 //! Browsing in virtual time: which queries are sent when, and which answers count.
 
-use hickory_proto::rr::rdata::{A, AAAA, SRV, TXT};
+use hickory_proto::rr::rdata::{A, AAAA, SRV};
 use proptest::prelude::*;
 
 use super::*;
@@ -74,8 +74,98 @@ fn all_queries(
 
 fn services(browse: &mut Browse) -> Vec<String> {
     std::iter::from_fn(|| browse.next_service())
-        .map(|at| at.to_string())
+        .map(|(at, attributes)| {
+            let pairs = attributes
+                .iter()
+                .map(|(key, value)| format!(" {key}={value}"));
+            format!("{at}{}", pairs.collect::<String>())
+        })
         .collect()
+}
+
+fn txt(instance: &str, entries: &[&[u8]]) -> Record {
+    record(instance, RData::TXT(TXT::from_bytes(entries.to_vec())))
+}
+
+/// The records of AxeOS 2.15: bitaxeorg/ESP-Miner, components/connect/connect.c at 07d8d88.
+fn axeos(instance: &str) -> Record {
+    let entries: [&[u8]; 5] = [
+        b"board=601",
+        b"family=Gamma",
+        b"asic=BM1370",
+        b"asic_count=1",
+        b"fw_version=v2.15.0",
+    ];
+    txt(instance, &entries)
+}
+
+#[test]
+fn attributes_come_with_their_service_or_later() {
+    const INSTANCE: &str = "Bitaxe-Gamma-601._http._tcp.local.";
+    const AT: &str = "10.0.0.7:80";
+    let expected =
+        format!("{AT} asic=BM1370 asic_count=1 board=601 family=Gamma fw_version=v2.15.0");
+    let located = || {
+        vec![
+            ptr(INSTANCE),
+            srv(INSTANCE, "bitaxe.local.", 80),
+            a("bitaxe.local.", [10, 0, 0, 7]),
+        ]
+    };
+    let now = Instant::now();
+    let mut whole = browse(8, now);
+    // In any order within one message.
+    let records = [vec![axeos(INSTANCE)], located()].concat();
+    whole.receive(&response(records), now);
+    assert_eq!(services(&mut whole), [expected.as_str()]);
+    let mut later = browse(8, now);
+    later.receive(&response(located()), now);
+    assert_eq!(services(&mut later), [AT]);
+    later.receive(&response(vec![axeos(INSTANCE)]), now);
+    assert_eq!(services(&mut later), [expected.as_str()]);
+    // The first record counts.
+    let other = txt(INSTANCE, &[b"board=999"]);
+    later.receive(
+        &response(vec![other, axeos("other._http._tcp.local.")]),
+        now,
+    );
+    assert!(services(&mut later).is_empty());
+}
+
+#[test]
+fn attributes_are_short_printable_text() {
+    const INSTANCE: &str = "x._http._tcp.local.";
+    let long = format!("long={}", "x".repeat(65));
+    let many: Vec<String> = (0..40).map(|n| format!("k{n:02}=v")).collect();
+    let check = |entries: &[&[u8]], expected: &str| {
+        let now = Instant::now();
+        let mut browse = browse(8, now);
+        let records = vec![
+            ptr(INSTANCE),
+            txt(INSTANCE, entries),
+            srv(INSTANCE, "x.local.", 80),
+            a("x.local.", [10, 0, 0, 7]),
+        ];
+        browse.receive(&response(records), now);
+        assert_eq!(services(&mut browse), [format!("10.0.0.7:80{expected}")]);
+    };
+    check(&[b"Board=1", b"board=2", b"flag", b"=x"], " board=1");
+    check(
+        &[
+            long.as_bytes(),
+            b"a=\xff",
+            b"b=\x1b[31m",
+            "c=\u{202e}1".as_bytes(),
+        ],
+        "",
+    );
+    let entries: Vec<&[u8]> = many.iter().map(|entry| entry.as_bytes()).collect();
+    let kept: String = many
+        .iter()
+        .take(16)
+        .map(|entry| format!(" {entry}"))
+        .collect();
+    check(&entries, &kept);
 }
 
 #[test]

@@ -106,7 +106,8 @@ fn object(row: &Value) -> String {
     text::visible(&row.to_string()).into_owned()
 }
 
-/// The cell of a column, which is a path of names in the JSON of the row. It is empty where the JSON has no value.
+/// The cell of a column, which is a path of names in the JSON of the row. It is empty where the JSON has no value, and
+/// joins the values of a list.
 pub(super) fn cell(row: &Value, column: &str) -> String {
     let value = column
         .split('.')
@@ -114,6 +115,15 @@ pub(super) fn cell(row: &Value, column: &str) -> String {
     match value {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => text::cell(text).into_owned(),
+        Some(Value::Array(values)) => {
+            let plain = |value: &Value| {
+                value
+                    .as_str()
+                    .map_or_else(|| value.to_string(), str::to_owned)
+            };
+            let values: Vec<String> = values.iter().map(plain).collect();
+            text::cell(&values.join("; ")).into_owned()
+        }
         Some(other) => text::cell(&other.to_string()).into_owned(),
     }
 }
@@ -156,6 +166,15 @@ mod tests {
             };
             assert_eq!(read, rows, "{text}");
         }
+    }
+
+    #[test]
+    fn a_list_is_one_cell() {
+        let row = json!({"id": [80, 443], "model": ["GET /", "=x"]});
+        assert_eq!(
+            encoded(Format::Csv, &[&[row]]),
+            "id,model,ledger.silent\n80; 443,GET /; =x,\n"
+        );
     }
 
     #[test]

@@ -553,6 +553,7 @@ async fn schedule(world: &World, admin: &Operator) -> String {
             time_zone: "UTC".to_owned(),
             ..ScheduleTiming::default()
         }),
+        ..CreateScheduleRequest::default()
     };
     let schedules = ScheduleClient::new(world.channel());
     let made = schedules.create_schedule(&create, admin.options()).await;

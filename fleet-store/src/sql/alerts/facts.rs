@@ -72,7 +72,7 @@ pub(super) async fn load(db: &impl ConnectionTrait, id: ScanId) -> Result<Option
     let watched = rules(db, OrgId(row.org_id)).await?;
     let watches = |rule: &AlertRuleRow| rule.rule.rule.event.is_of_devices();
     let result = if watched.iter().any(watches) {
-        Some(ScanResult::load(db, id).await?)
+        Some(ScanResult::load(db, id, SiteId(node.site_id)).await?)
     } else {
         None
     };

@@ -28,7 +28,22 @@ pub(super) struct ScanResult {
 }
 
 impl ScanResult {
-    pub(super) async fn load(db: &impl ConnectionTrait, scan: ScanId) -> Result<Self, DbErr> {
+    /// Loads the result of a scan, with the outcomes of the targets at one site: an address means one host only within a
+    /// site.
+    pub(super) async fn load(
+        db: &impl ConnectionTrait,
+        scan: ScanId,
+        site: SiteId,
+    ) -> Result<Self, DbErr> {
+        let nodes: Vec<i64> = node::Entity::find()
+            .filter(node::Column::SiteId.eq(site.0))
+            .select_only()
+            .column(node::Column::Id)
+            .into_tuple()
+            .all(db)
+            .await?;
+        let mut chunks = load::chunks(db, scan).await?;
+        chunks.retain(|chunk| nodes.contains(&chunk.node));
         let mut loaded = Loaded::load(db, scan).await?;
         let survivors = load::survivors(db, &[&loaded]).await?;
         loaded.resolve(&survivors);
@@ -44,7 +59,7 @@ impl ScanResult {
             first_seen.extend(rows.into_iter().map(|(id, at)| (DeviceId(id), at.0)));
         }
         Ok(Self {
-            chunks: load::chunks(db, scan).await?,
+            chunks,
             loaded,
             first_seen,
         })

@@ -1,6 +1,6 @@
 //! Serialized forms of the events, tallies and ledger of a scan.
 
-use fleet_core::{DeviceFacts, DeviceId, Endpoint, HostReport, NamedBy, Port, Serial};
+use fleet_core::{DeviceFacts, DeviceId, Endpoint, HostReport, NamedBy, NodeId, Port, Serial};
 use fleet_discovery::{DeviceFound, HostFound, Ledger, LogEvent, ScanEnded, Tally};
 use sea_orm::DbErr;
 use serde::{Deserialize, Serialize};
@@ -195,6 +195,8 @@ enum StoredEventPayload {
 #[derive(Serialize, Deserialize)]
 struct StoredDevice {
     device: i64,
+    #[serde(default)]
+    node: Option<i64>,
     identifier: String,
     ip: std::net::IpAddr,
     port: u16,
@@ -205,11 +207,16 @@ struct StoredDevice {
     firmware: String,
     mac: Option<String>,
     serial: Option<String>,
+    // Events of earlier versions lack it.
+    #[serde(default)]
+    host_name: Option<String>,
     elapsed_ms: u64,
 }
 
 #[derive(Serialize, Deserialize)]
 struct StoredHost {
+    #[serde(default)]
+    node: Option<i64>,
     ip: std::net::IpAddr,
     mac: Option<String>,
     name: Option<(String, String)>,
@@ -221,9 +228,11 @@ struct StoredHost {
 }
 
 impl From<&HostFound> for StoredHost {
-    fn from(HostFound { host, elapsed_ms }: &HostFound) -> Self {
+    fn from(found: &HostFound) -> Self {
+        let host = &found.host;
         let name = host.name.as_ref();
         Self {
+            node: found.node.map(|node| node.0),
             ip: host.ip,
             mac: host.mac.map(|mac| mac.to_string()),
             name: name.map(|name| (name.name.clone(), name.source.to_string())),
@@ -231,7 +240,7 @@ impl From<&HostFound> for StoredHost {
             reply_port: host.reply_port.map(Port::number),
             reply: host.reply.clone(),
             requests: host.requests.clone(),
-            elapsed_ms: *elapsed_ms,
+            elapsed_ms: found.elapsed_ms,
         }
     }
 }
@@ -241,6 +250,7 @@ impl StoredHost {
         let ports = self.open_ports.into_iter().map(i64::from).map(read_port);
         let name = self.name.as_ref();
         Ok(HostFound {
+            node: self.node.map(NodeId),
             host: HostReport {
                 ip: self.ip,
                 mac: self.mac.and_then(|mac| mac.parse().ok()),
@@ -259,6 +269,7 @@ pub(crate) fn write_event(event: &LogEvent) -> Result<String, DbErr> {
     let twin = match event {
         LogEvent::Device(found) => StoredEventPayload::Device(StoredDevice {
             device: found.device.0,
+            node: found.node.map(|node| node.0),
             identifier: found.identifier.to_string(),
             ip: found.endpoint.ip,
             port: found.endpoint.port.number(),
@@ -273,6 +284,7 @@ pub(crate) fn write_event(event: &LogEvent) -> Result<String, DbErr> {
                 .serial
                 .as_ref()
                 .map(|serial| serial.as_str().to_owned()),
+            host_name: found.facts.host_name.as_ref().map(ToString::to_string),
             elapsed_ms: found.elapsed_ms,
         }),
         LogEvent::Host(found) => StoredEventPayload::Host(found.into()),
@@ -291,6 +303,7 @@ pub(crate) fn read_event(text: &str) -> Result<LogEvent, DbErr> {
     Ok(match read("event", text)? {
         StoredEventPayload::Device(stored) => LogEvent::Device(DeviceFound {
             device: DeviceId(stored.device),
+            node: stored.node.map(NodeId),
             identifier: stored
                 .identifier
                 .parse()
@@ -307,6 +320,7 @@ pub(crate) fn read_event(text: &str) -> Result<LogEvent, DbErr> {
                 firmware: stored.firmware,
                 mac: stored.mac.and_then(|mac| mac.parse().ok()),
                 serial: stored.serial.and_then(|serial| Serial::new(&serial)),
+                host_name: stored.host_name.and_then(|name| name.parse().ok()),
                 evidence: String::new(),
             },
             elapsed_ms: stored.elapsed_ms,

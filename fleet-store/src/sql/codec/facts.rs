@@ -25,7 +25,7 @@ struct StoredFacts {
     serial: Option<String>,
 }
 
-/// Writes facts without their evidence.
+/// Writes facts without their evidence and host name.
 pub(crate) fn write_facts(facts: &DeviceFacts) -> Result<String, DbErr> {
     let DeviceFacts {
         driver,
@@ -35,6 +35,8 @@ pub(crate) fn write_facts(facts: &DeviceFacts) -> Result<String, DbErr> {
         firmware,
         mac,
         serial,
+        // It follows leases and the answers of name servers: it would be a difference between any two scans.
+        host_name: _,
         evidence: _,
     } = facts.clone();
     let twin = StoredFacts {
@@ -67,6 +69,7 @@ pub(crate) fn read_facts(text: &str) -> Result<DeviceFacts, DbErr> {
         firmware,
         mac: mac.and_then(|mac| mac.parse().ok()),
         serial: serial.and_then(|serial| Serial::new(&serial)),
+        host_name: None,
         evidence: String::new(),
     })
 }
@@ -85,6 +88,7 @@ mod tests {
             firmware: "1.0".into(),
             mac: "02:00:5E:00:00:01".parse().ok(),
             serial: Serial::new("A1"),
+            host_name: None,
             evidence: String::new(),
         };
         let text = write_facts(&facts).expect("written");

@@ -17,6 +17,8 @@ entity! {
         pub mac: Option<AsText<Mac>>,
         pub serial: String,
         pub evidence: String,
+        /// The name of the host with its source.
+        pub host_name: Option<AsText<NamedBy>>,
         pub first_seen: Micros,
         pub last_seen: Micros,
         pub deleted_at: Option<Micros>,

@@ -5,19 +5,18 @@ entity! {
         #[sea_orm(primary_key, auto_increment = false)]
         pub id: AsText<ScanId>,
         pub org_id: i64,
+        /// The first node.
         pub node_id: i64,
+        /// The nodes as the operator named them.
+        pub choice: AsText<NodeChoice>,
         pub operator_id: i64,
         pub request_id: Option<String>,
         pub state: AsText<ScanState>,
         pub priority: AsText<Priority>,
         pub queues: bool,
-        pub queued_until: Micros,
         pub created_at: Micros,
         pub started_at: Option<Micros>,
         pub ended_at: Option<Micros>,
-        pub served_at: Micros,
-        pub not_before: Micros,
-        pub busy_answers: i64,
         pub cancel_until: Option<Micros>,
         pub code: Option<String>,
         pub reason: String,
@@ -43,9 +42,35 @@ entity! {
         pub targets_key: Option<String>,
         /// The most probes per second; 0 for the rate of the node.
         pub rate: i64,
-        /// What changed since the previous scan; none until it was compared.
+        /// The changes since the previous scan; none until it was compared.
         pub changes: Option<String>,
         pub name: String,
+    }
+}
+
+entity! {
+    /// The share of a node in a scan.
+    scan_share "scan_share" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub scan_id: AsText<ScanId>,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub node_id: i64,
+        pub org_id: i64,
+        pub state: AsText<ScanState>,
+        pub code: Option<String>,
+        pub reason: String,
+        /// The targets of the node, without the skipped ones.
+        pub targets: i64,
+        pub chunks: i64,
+        pub chunks_done: i64,
+        /// The targets of all chunks. A target is in several, one for each share of its ports.
+        pub units: i64,
+        pub units_done: i64,
+        pub units_settled: i64,
+        pub queued_until: Micros,
+        pub served_at: Micros,
+        pub not_before: Micros,
+        pub busy_answers: i64,
     }
 }
 
@@ -63,6 +88,7 @@ entity! {
         pub scan_id: AsText<ScanId>,
         #[sea_orm(primary_key, auto_increment = false)]
         pub position: i64,
+        pub node_id: i64,
         pub state: AsText<ChunkState>,
         pub command: String,
         pub ports: String,

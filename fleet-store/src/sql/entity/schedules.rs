@@ -6,7 +6,10 @@ entity! {
         pub id: AsText<ScheduleId>,
         pub org_id: i64,
         pub operator_id: i64,
+        /// The first node when the schedule was stored.
         pub node_id: i64,
+        /// The nodes as the operator named them.
+        pub choice: AsText<NodeChoice>,
         pub name: String,
         pub request: String,
         pub recurrence: String,

@@ -9,7 +9,7 @@ use super::{Migrator, STEPS, Step};
 use crate::{SqlStore, StoreOptions};
 
 /// Rows that fit each schema, oldest first. A migration must keep them all. `KEY` stands for 32 bytes, `ID` for 16.
-const ROWS: [&[&str]; 13] = [
+const ROWS: [&[&str]; 15] = [
     &[
         "INSERT INTO org (id, name, created_at) VALUES (1, 'acme', 1)",
         "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (1, 1, 'ann@acme.test', 'admin', 1)",
@@ -49,7 +49,13 @@ const ROWS: [&[&str]; 13] = [
     &[
         "INSERT INTO org (id, name, created_at) VALUES (2, 'other', 1)",
         "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (2, 2, 'ann@acme.test', 'admin', 1)",
+        // 256 targets, of which 2 are skipped, in two chunks; the first one is done, and the second is in flight.
+        "INSERT INTO scan (id, org_id, node_id, operator_id, state, priority, queues, queued_until, created_at, started_at, served_at, not_before, busy_answers, reason, open_scope, skipped, chunks, chunks_done, targets, estimate_ms, units, units_done, units_settled, phase, last_sequence, accepted, rejected) VALUES ('s3', 1, 1, 1, 'running', 'scheduled', TRUE, 90, 1, 2, 70, 80, 3, '', FALSE, '[]', 2, 1, 256, 1, 256, 150, 129, '', 0, 0, 0)",
+        "INSERT INTO scan_request (scan_id, request) VALUES ('s3', '{}')",
+        "INSERT INTO chunk (scan_id, position, state, command, ports, scope, targets, attempts, grade, code, reason) VALUES ('s3', 0, 'done', '{}', '', '', 127, 1, 'complete', 'ok', '')",
+        "INSERT INTO chunk (scan_id, position, state, command, ports, scope, targets, attempts, reason) VALUES ('s3', 1, 'issued', '{}', '', '', 127, 1, '')",
     ],
+    &["UPDATE device SET host_name = 'dns:miner7.lan' WHERE id = 1"],
     &[
         "INSERT INTO alert_org (org_id, since) VALUES (1, 1)",
         "INSERT INTO alert_channel (id, org_id, name, kind, target, shown, secret, created_at) VALUES (1, 1, 'hook', 'webhook', 'https://a.test/', 'https://a.test', KEY, 1)",
@@ -61,6 +67,10 @@ const ROWS: [&[&str]; 13] = [
         "INSERT INTO site_block (site_id, block, org_id, outcomes, scans, answers, scanned_at) VALUES (1, 655360, 1, KEY, KEY, KEY, 1)",
         "INSERT INTO inventory_day (org_id, day, node_id, seen, added, missing) VALUES (1, 20000, 1, 3, 2, 1)",
         "UPDATE device SET missing_since = 5 WHERE id = 9",
+    ],
+    &[
+        "INSERT INTO scan (id, org_id, node_id, choice, operator_id, state, priority, queues, created_at, reason, open_scope, skipped, chunks, chunks_done, targets, estimate_ms, units, units_done, units_settled, phase, last_sequence, accepted, rejected) VALUES ('s4', 1, 1, 'site 1', 1, 'queued', 'interactive', TRUE, 1, '', FALSE, '[]', 0, 0, 0, 0, 0, 0, 0, '', 0, 0, 0)",
+        "INSERT INTO scan_share (scan_id, node_id, org_id, state, reason, targets, chunks, chunks_done, units, units_done, units_settled, queued_until, served_at, not_before, busy_answers) VALUES ('s4', 1, 1, 'queued', '', 0, 0, 0, 0, 0, 0, 1, 0, 1, 0)",
     ],
     &[
         "INSERT INTO device_event (org_id, device_id, kind, former, became, at) VALUES (1, 9, 'firmware', '1.0', '2.0', 1)",
@@ -147,6 +157,7 @@ async fn rows(store: &SqlStore) -> i64 {
         "command",
         "audit",
         "scan",
+        "chunk",
         "report_row",
     ] {
         sum += number(store.writer(), &format!("SELECT count(*) FROM {table}")).await;
@@ -209,8 +220,9 @@ async fn devices_of_earlier_versions_sort_by_address() {
 #[tokio::test]
 async fn a_later_migration_runs_on_a_populated_database() {
     on_both("later", |store| async move {
-        Migrator::up(store.writer(), None).await.expect("migrated");
-        for own in ROWS {
+        for (step, own) in STEPS.iter().zip(ROWS) {
+            let migrated = Migrator::up(store.writer(), Some(1)).await;
+            migrated.expect(step.name);
             populate(&store, own).await;
         }
         let before = rows(&store).await;
@@ -220,6 +232,32 @@ async fn a_later_migration_runs_on_a_populated_database() {
         assert_eq!(number(store.writer(), moved).await, 1);
         let refused = store.check_schema().await;
         assert!(matches!(refused, Err(crate::StoreError::NewerSchema(name)) if name == LATER.name));
+        store.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn scans_of_one_node_become_scans_with_one_share() {
+    on_both("shares", |store| async move {
+        for (step, own) in STEPS.iter().zip(ROWS) {
+            let migrated = Migrator::up(store.writer(), Some(1)).await;
+            migrated.expect(step.name);
+            if step.name == "m0013_scan_shares" {
+                break;
+            }
+            populate(&store, own).await;
+        }
+        let one = |what: &'static str| {
+            let store = &store;
+            async move { number(store.writer(), &format!("SELECT count(*) FROM {what}")).await }
+        };
+        assert_eq!(one("scan_share").await, one("scan").await);
+        let s3 = "scan_share WHERE scan_id = 's3' AND node_id = 1 AND org_id = 1 AND state = 'running' AND targets = 254 AND chunks = 2 AND chunks_done = 1 AND units = 254 AND units_done = 148 AND units_settled = 127 AND queued_until = 90 AND served_at = 70 AND not_before = 80 AND busy_answers = 3";
+        assert_eq!(one(s3).await, 1);
+        assert_eq!(one("chunk WHERE node_id = 1").await, 2);
+        assert_eq!(one("scan WHERE choice = 'node 1'").await, 3);
+        assert_eq!(one("schedule WHERE choice = 'node 1'").await, 1);
         store.close().await;
     })
     .await;

@@ -293,6 +293,7 @@ impl Inventory {
             mac: None,
             serial: String::new(),
             evidence: String::new(),
+            host_name: None,
             first_seen: Micros(self.now),
             last_seen: Micros(self.now),
             deleted_at: None,

@@ -251,6 +251,7 @@ async fn identifiers(
 
 /// A chunk with what its node reported.
 pub(in crate::sql) struct Chunk {
+    pub(in crate::sql) node: i64,
     scope: Scope,
     outcomes: Option<Vec<u8>>,
     grade: Option<fleet_core::outcome::Grade>,
@@ -272,6 +273,7 @@ impl Chunk {
 
 #[derive(FromQueryResult)]
 struct StoredChunk {
+    node_id: i64,
     scope: AsText<Scope>,
     command: String,
     outcomes: Option<Vec<u8>>,
@@ -285,7 +287,7 @@ pub(in crate::sql) async fn chunks(
     use chunk::Column as C;
     let rows = chunk::Entity::find()
         .select_only()
-        .columns([C::Scope, C::Command, C::Outcomes, C::Grade])
+        .columns([C::NodeId, C::Scope, C::Command, C::Outcomes, C::Grade])
         .filter(C::ScanId.eq(AsText(scan)))
         .order_by_asc(C::Position)
         .into_model::<StoredChunk>()
@@ -293,6 +295,7 @@ pub(in crate::sql) async fn chunks(
         .await?;
     let read = |row: StoredChunk| {
         Ok(Chunk {
+            node: row.node_id,
             scope: row.scope.0,
             outcomes: row.outcomes,
             grade: row.grade.as_deref().map(ledger::read_grade).transpose()?,

@@ -5,7 +5,9 @@ use fleet_core::{
     Role, ScanId, SessionId, Timestamp,
     outcome::{AckCode, verdict_of_ack},
 };
-use fleet_discovery::{LogEvent, Mode, NodeProfile, Plan, PlanPolicy, ScanRequest, plan};
+use fleet_discovery::{
+    LogEvent, Mode, NodeChoice, NodeProfile, Plan, PlanPolicy, ScanRequest, plan,
+};
 use fleet_store::*;
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement};
 
@@ -164,7 +166,8 @@ impl Site {
         NewScan {
             id: ScanId::new(at(unique()), [3; 10]),
             org: self.org,
-            node,
+            choice: NodeChoice::Node(node),
+            shares: vec![NewShare::of(node, &plan)],
             operator: self.operator,
             request_id: None,
             name: String::new(),

@@ -8,12 +8,12 @@ use fleet_core::{
     RawDeviceReport, ReplicaId, Role, ScanId, SecretHash, SessionId, Timestamp,
     outcome::{AckCode, verdict_of_ack},
 };
-use fleet_discovery::{Mode, NodeProfile, PlanPolicy, ScanRequest, plan};
+use fleet_discovery::{Mode, NodeChoice, NodeProfile, PlanPolicy, ScanRequest, plan};
 use fleet_server::{Environment, SystemEnvironment};
 use fleet_store::{
     Ack, Actor, Completion as _, Dispatch as _, Enrollment as _, Hello, Invitations as _, NewCode,
-    NewNode, NewOperator, NewReport, NewScan, Operators as _, Principal, Queueing, ReportError,
-    Reports as _, Scans as _, SqlStore, StreamClaim, Streams as _,
+    NewNode, NewOperator, NewReport, NewScan, NewShare, Operators as _, Principal, Queueing,
+    ReportError, Reports as _, Scans as _, SqlStore, StreamClaim, Streams as _,
 };
 
 /// An organization with one operator.
@@ -156,7 +156,8 @@ impl Site {
         let new = NewScan {
             id: scan_id(),
             org: self.org,
-            node,
+            choice: NodeChoice::Node(node),
+            shares: vec![NewShare::of(node, &plan)],
             operator: self.operator,
             request_id: None,
             name: String::new(),

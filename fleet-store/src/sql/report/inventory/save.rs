@@ -254,7 +254,7 @@ async fn hand_over(
 }
 
 /// The columns of a device that a report can change.
-const MUTABLE: [device::Column; 19] = [
+const MUTABLE: [device::Column; 20] = [
     device::Column::Identifier,
     device::Column::NodeId,
     device::Column::Ip,
@@ -267,6 +267,7 @@ const MUTABLE: [device::Column; 19] = [
     device::Column::Mac,
     device::Column::Serial,
     device::Column::Evidence,
+    device::Column::HostName,
     device::Column::FirstSeen,
     device::Column::LastSeen,
     device::Column::DeletedAt,
@@ -294,6 +295,7 @@ fn active(model: &device::Model) -> device::ActiveModel {
         mac: Set(model.mac),
         serial: Set(model.serial),
         evidence: Set(model.evidence),
+        host_name: Set(model.host_name),
         first_seen: Set(model.first_seen),
         last_seen: Set(model.last_seen),
         deleted_at: Set(model.deleted_at),
