@@ -1,4 +1,4 @@
-//! Compares each ended scan with the previous one, so that lists of scans show what changed. The comparison itself is in
+//! Compares each ended scan with the previous one, so that lists of scans show the changes. The comparison itself is in
 //! `results.rs`.
 
 use std::{sync::Arc, time::Duration};

@@ -219,7 +219,7 @@ pub(crate) async fn planned(
     })
 }
 
-/// What can go wrong with a plan, as sentences.
+/// The warnings about a plan, as sentences.
 pub(crate) async fn warnings_of(
     app: &App,
     org: OrgId,

@@ -122,6 +122,7 @@ def test_an_operator_signs_in_scans_and_reads_the_summary(settings, browser):
     ended = page.until("the outcome", lambda: (now := page.snapshot())["over"] and now, SCAN_PATIENCE)
     assert ended["outcome"].startswith("Completed"), ended["outcome"]
     read_the_summary(page)
+    see_the_devices_on_the_map(page)
     read_the_audit_trail(page)
 
     assert_the_key_is_nowhere(page, key)
@@ -232,6 +233,17 @@ def read_the_summary(page: Journey) -> None:
     expected = min(reports["accepted"], 5000)
     rows = page.until("a row for every accepted report", lambda: len(now := page.snapshot()["rows"]) >= expected and now)
     assert len(rows) == len(set(rows)) == expected, "each accepted report is one row"
+
+
+def see_the_devices_on_the_map(page: Journey) -> None:
+    """The overview counts the devices, its map shows their addresses, and a cell opens the page of its device."""
+    page.click("a[href='#/']")
+    page.until("a count of devices", lambda: int(page.find("[data-figure=devices] strong").text.replace(",", "").replace("…", "0")) > 0)
+    cell = page.find(".map-cell.is-identified.opens")
+    address = cell.get_attribute("aria-label").partition(":")[0]
+    cell.click()
+    page.until("the device at the address of the cell", lambda: "Timeline" in page.text() and address in page.text())
+    assert "First seen" in page.find("#timeline").text
 
 
 def read_the_audit_trail(page: Journey) -> None:

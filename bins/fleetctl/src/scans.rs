@@ -432,7 +432,7 @@ impl Rows for Row {
     }
 }
 
-/// What changed since the previous scan, as `new 3, moved 2`; empty without a change.
+/// The changes since the previous scan, as `new 3, moved 2`; empty without a change.
 fn changes(changes: &ScanChanges) -> String {
     let counts = [
         ("new", changes.new),

@@ -28,7 +28,7 @@ pub struct OtherNode {
     pub local_subnets: Vec<IpNetwork>,
 }
 
-/// What can go wrong with a plan, as sentences.
+/// The warnings about a plan, as sentences.
 pub fn warnings(plan: &Plan, node: &NodeProfile, others: &[OtherNode]) -> Vec<String> {
     let mut warnings = Vec::new();
     warnings.extend(containers(plan));

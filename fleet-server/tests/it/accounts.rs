@@ -265,10 +265,11 @@ async fn pages_of_operators_are_read_by_cursor_and_keys_name_their_maker() {
     for name in ["ann", "ben", "cat"] {
         with_password(&world, &admin, &format!("{name}@example.org"), "viewer").await;
     }
+    let client = operators(&world);
     let page = async |limit, cursor| {
         let request = ListOperatorsRequest { limit, cursor };
-        let listed = operators(&world).list_operators(&request, admin.options());
-        listed.await.expect("are listed")
+        let listed = client.list_operators(&request, admin.options()).await;
+        listed.expect("are listed")
     };
     let all = page(0, 0).await;
     assert_eq!((all.operators.len(), all.next_cursor), (4, 0));

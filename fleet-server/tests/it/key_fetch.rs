@@ -37,8 +37,10 @@ async fn confirm(
 
 async fn listed(operator: &Operator, node: i64) -> Node {
     let nodes = operator.nodes();
-    let listed = nodes.list_nodes(&ListNodesRequest::default(), operator.options());
-    let mut nodes = listed.await.expect("are listed").nodes.into_iter();
+    let listed = nodes
+        .list_nodes(&ListNodesRequest::default(), operator.options())
+        .await;
+    let mut nodes = listed.expect("are listed").nodes.into_iter();
     nodes.find(|one| one.fleet_node_id == node).expect("it")
 }
 

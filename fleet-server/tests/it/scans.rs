@@ -385,6 +385,7 @@ async fn a_scan_has_its_name_and_its_node_gets_the_rate() {
     let plan = PlanScanRequest {
         fleet_node_id: enrolled.id.0,
         request: Some(wanted.clone()),
+        ..PlanScanRequest::default()
     };
     let plan = operator.scans().plan_scan(&plan, operator.options()).await;
     let plan = plan.expect("a plan");

@@ -124,8 +124,10 @@ async fn a_run_that_cannot_be_planned_says_why_and_a_removed_creator_pauses() {
     let expected = format!("no node {} in this organization", enrolled.id);
     assert_eq!((run.scan_id, run.reason), (String::new(), expected));
     let operators = OperatorClient::new(world.channel());
-    let members = operators.list_operators(&ListOperatorsRequest::default(), admin.options());
-    let members = members.await.expect("are listed").operators;
+    let members = operators
+        .list_operators(&ListOperatorsRequest::default(), admin.options())
+        .await;
+    let members = members.expect("are listed").operators;
     let member = members.iter().find(|member| member.email == creator.email);
     let remove = RemoveOperatorRequest {
         operator_id: member.expect("it").operator_id,

@@ -213,6 +213,7 @@ async fn a_large_exclude_within_its_bounds_reaches_the_rules() {
         targets,
         reason: "printers".to_owned(),
     };
-    let excluded = admin.sites().exclude_targets(&request, admin.options());
+    let sites = admin.sites();
+    let excluded = sites.exclude_targets(&request, admin.options());
     excluded.await.expect("excluded");
 }

@@ -7,7 +7,7 @@ use std::{
 
 use fleet_core::Role;
 use fleet_server::{Environment as _, Rates, ServerConfig};
-use fleet_store::Audit as _;
+use fleet_store::AuditChain as _;
 use fleet_wire::gateway::AckCode;
 
 use crate::harness::{Enrolled, Http, Profile, World, device, eventually, list, request, start};

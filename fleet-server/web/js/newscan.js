@@ -8,7 +8,7 @@ import { listNodes, nodeStatus } from "./nodes.js";
 import { paceField } from "./pace.js";
 import { pillBox } from "./pills.js";
 import { showPlan } from "./plan.js";
-import { placeOf, takePrefill } from "./prefill.js";
+import { nodesField, takePrefill } from "./prefill.js";
 import { findNamed, freshRequestId, LOCAL_SUBNET, namedEntry, requestOf, valuesOf } from "./request.js";
 import { call, isAborted } from "./rpc.js";
 import { repeatFields } from "./schedules.js";
@@ -108,15 +108,13 @@ export function newScanView(root) {
   let pending = null;
   let starting = false;
   let planned = false;
-  // Whether sites and all nodes are offered.
-  let several = false;
   // Set while the site of the node has a blackout, which only an administrator may override.
   let blackout = false;
   // The id stays the same until the form changes, so a retry after a lost response does not start a second scan.
   let requestId = freshRequestId();
 
   const mode = () => radios.find(({ input }) => input.checked)?.value ?? "targets";
-  const place = () => placeOf(node.value);
+  const nodesOfScan = () => nodesField(node.value);
 
   /** Builds the request without the entries that are known to be invalid. */
   function request(invalid = new Map()) {
@@ -170,10 +168,9 @@ export function newScanView(root) {
     else setText(nodeHint, `${plural(members.length, "node")}. Each target goes to the node whose subnets cover it.${offline.length ? ` Offline: ${offline.map((one) => isolate(one.name)).join(", ")}.` : ""}`);
   }
 
-  /** Offers sites and all nodes once the server has shown that it divides scans. */
+  /** Offers sites and all nodes, whose targets are divided. */
   function offerSeveral() {
-    if (several || nodes.size < 2) return;
-    several = true;
+    if (nodes.size < 2) return;
     const chosen = node.value;
     const sites = new Map([...nodes.values()].filter((one) => int(one.siteId)).map((one) => [String(one.siteId), one.siteName || `site ${one.siteId}`]));
     node.append(
@@ -219,7 +216,6 @@ export function newScanView(root) {
     try {
       const plan = await planWithout(invalid, signal);
       if (signal.aborted) return;
-      if (plan?.shares?.length) offerSeveral();
       clearInvalid();
       mark(invalid);
       if (invalid.size) {
@@ -244,7 +240,7 @@ export function newScanView(root) {
       const wanted = request(invalid);
       if (!wanted) return null;
       try {
-        return await call("fleet.v1.ScanService/PlanScan", { ...place(), request: wanted }, { signal });
+        return await call("fleet.v1.ScanService/PlanScan", { ...nodesOfScan(), request: wanted }, { signal });
       } catch (failure) {
         if (isAborted(failure) || failure.code !== "invalid_argument" || mode() !== "targets" || invalid.size >= MOST_INVALID) throw failure;
         const excluded = namedEntry(excludes.entries.map((entry) => `!${entry}`), failure.message);
@@ -292,12 +288,12 @@ export function newScanView(root) {
     starting = true;
     await attempt(error, async () => {
       if (repeat.repeats()) {
-        await busy(submit, () => repeat.create({ ...place(), request: request() }));
+        await busy(submit, () => repeat.create({ ...nodesOfScan(), request: request() }));
         location.hash = "#/scans";
         return;
       }
       const named = name.value.trim() ? { name: name.value.trim() } : {};
-      const { scan } = await busy(submit, () => call("fleet.v1.ScanService/StartScan", { requestId, ...place(), ...named, request: request(), overrideBlackout: overrideBox.checked }));
+      const { scan } = await busy(submit, () => call("fleet.v1.ScanService/StartScan", { requestId, ...nodesOfScan(), ...named, request: request(), overrideBlackout: overrideBox.checked }));
       location.hash = `#/scans/${scan.scanId}`;
     });
     starting = false;
@@ -314,11 +310,10 @@ export function newScanView(root) {
     }
     all.sort((a, b) => Number(Boolean(b.connected)) - Number(Boolean(a.connected)) || a.name.localeCompare(b.name));
     fill(node, all.map((one) => h("option", { value: one.fleetNodeId }, optionText(one))));
-    node.value = nodes.has(prefill.node) ? prefill.node : all[0].fleetNodeId;
-    if (prefill.node.startsWith("site:") || prefill.node === "auto") {
-      offerSeveral();
-      node.value = prefill.node;
-    }
+    offerSeveral();
+    node.value = prefill.node;
+    // A node that was revoked since, or none.
+    if (!node.value) node.value = all[0].fleetNodeId;
     showNode();
     changed();
   }

@@ -25,7 +25,7 @@ export function choiceOf({ auto, siteId, fleetNodeId }) {
 }
 
 /** The nodes of a choice as a request names them. */
-export function placeOf(choice) {
+export function nodesField(choice) {
   if (choice === "auto") return { auto: true };
   return choice.startsWith("site:") ? { siteId: choice.slice(5) } : { fleetNodeId: choice };
 }

@@ -21,7 +21,7 @@ const COLUMNS = [
 
 /**
  * Creates the table in `container`, and the button that shows more rows in `more`. With `chosen`, rows can be selected:
- * `item(device)` returns what an action needs.
+ * `item(device)` returns the facts that an action needs.
  */
 export function deviceRows(container, more, { chosen = null, item = (/** @type {any} */ device) => device } = {}) {
   const whole = chosen && selectAllBox(chosen, () => visible().map((device) => [keyOf(device), item(device)]), "Select all devices shown");

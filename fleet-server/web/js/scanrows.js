@@ -29,7 +29,7 @@ export function scanTitle(scan) {
   return scan.name || summary(scan.request);
 }
 
-/** What changed since the previous scan: `new 3, moved 2, missing 1`. */
+/** Describes the changes since the previous scan: `new 3, moved 2, missing 1`. */
 export function changesText(changes) {
   if (!changes) return "";
   const parts = [["new", changes.new], ["moved", changes.moved], ["changed", changes.changed], ["missing", changes.missing]];

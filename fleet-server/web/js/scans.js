@@ -6,7 +6,7 @@ import { announce, foreign, h, show } from "./dom.js";
 import { isolate } from "./format.js";
 import { grid } from "./grid.js";
 import { listNodes } from "./nodes.js";
-import { choiceOf, placeOf, repeatScan } from "./prefill.js";
+import { choiceOf, nodesField, repeatScan } from "./prefill.js";
 import { freshRequestId } from "./request.js";
 import { call } from "./rpc.js";
 import { ACTIVE_COLUMNS, activeRow, HISTORY_COLUMNS, historyRow, scanTitle } from "./scanrows.js";
@@ -140,7 +140,7 @@ export function scansView(root) {
     if (!manage) return [];
     const again = button("Run again", scan, (element) => attempt(error, () => busy(element, async () => {
       await call("fleet.v1.ScanService/StartScan", {
-        requestId: freshRequestId(), ...placeOf(choiceOf(scan)), request: scan.request,
+        requestId: freshRequestId(), ...nodesField(choiceOf(scan)), request: scan.request,
         ...(scan.name ? { name: scan.name } : {}),
       });
       announce("Scan started.");

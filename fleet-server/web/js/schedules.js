@@ -188,7 +188,7 @@ export function repeatFields({ name, initial, changed }) {
     changed();
   }
   element.addEventListener("input", update);
-  // Later, because `changed` can use what the caller creates next.
+  // Later, because `changed` can use a value that the caller creates next.
   if (initial) queueMicrotask(update);
 
   async function showRuns() {

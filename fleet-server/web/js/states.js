@@ -12,8 +12,8 @@ const STATES = {
   expired: { word: "Expired", look: "off", over: true },
 };
 
-/** The place in the queue by the number of scans before. */
-const PLACES = ["second", "third", "fourth", "fifth"];
+/** The position in the queue by the number of scans before. */
+const ORDINALS = ["second", "third", "fourth", "fifth"];
 
 /** Converts a state of the API (`SCAN_STATE_RUNNING`, `running`) to its short name. */
 export function stateName(state) {
@@ -91,11 +91,11 @@ export function waitingText({ scan, node, ahead = [], describe, now = Date.now()
   if (node && !node.connected) return `${queued}. ${name} is offline${seen ? `, last seen ${seen}` : ""}. The scan starts when the node reconnects.${expires}`;
   if (ahead.length > 0) {
     const first = ahead[0];
-    const place = PLACES[ahead.length - 1] ?? `${ahead.length + 1}th`;
+    const ordinal = ORDINALS[ahead.length - 1] ?? `${ahead.length + 1}th`;
     const total = int(first.progress?.total);
     const percent = stateName(first.state) === "running" && total ? `, ${Math.floor((int(first.progress?.done) / total) * 100)} %` : "";
     const others = ahead.length > 1 ? ` and ${plural(ahead.length - 1, "other scan")}` : "";
-    return `${queued}: ${place} in line, behind ${isolate(describe(first))} (${stateOf(first.state).word.toLowerCase()}${percent})${others}. It starts by itself.${expires}`;
+    return `${queued}: ${ordinal} in line, behind ${isolate(describe(first))} (${stateOf(first.state).word.toLowerCase()}${percent})${others}. It starts by itself.${expires}`;
   }
   return `${queued}. It starts as soon as ${name} is ready.`;
 }

@@ -89,7 +89,7 @@ pub trait Results: Send + Sync {
     /// Lists ended scans whose changes are not stored, the last ended first, at most `limit`.
     async fn uncompared_scans(&self, limit: u32) -> Result<Vec<(OrgId, ScanId)>, StoreError>;
 
-    /// Stores what changed between a scan and the previous one, for lists of scans.
+    /// Stores the changes between a scan and the previous one, for lists of scans.
     async fn store_scan_changes(
         &self,
         scan: ScanId,

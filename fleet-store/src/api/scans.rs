@@ -169,7 +169,7 @@ pub struct ScanRow {
     pub chunks: u32,
     /// The number of ended chunks.
     pub chunks_done: u32,
-    /// What changed since the previous scan; none until the ended scan was compared.
+    /// The changes since the previous scan; none until the ended scan was compared.
     pub changes: Option<ScanChanges>,
 }
 

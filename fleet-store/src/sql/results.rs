@@ -10,7 +10,7 @@ use std::{
 
 use fleet_inventory::{Later, difference};
 use load::Loaded;
-pub(super) use load::{Chunk, chunks};
+pub(super) use load::chunks;
 use sea_orm::sea_query::{ExprTrait, Query};
 use sha2::{Digest, Sha256};
 

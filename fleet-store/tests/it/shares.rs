@@ -48,6 +48,7 @@ fn ready(site: &Site, nodes: &[(Node, &str)], target: &str) -> NewScan {
     let request = ScanRequest {
         mode: Mode::Target(target.to_owned()),
         ports: vec!["80".to_owned()],
+        rate: 0,
     };
     let joint = plan_over(&request, &participants, &PlanPolicy::default()).expect("a plan");
     let shares = joint.shares.iter();

@@ -42,8 +42,10 @@ pub(super) async fn run(
 
 async fn share_site(operator: &Operator, first: i64, second: i64) -> Result<()> {
     let nodes = NodeClient::new(operator.channel.clone());
-    let list = nodes.list_nodes(&ListNodesRequest {}, operator.call()?);
-    let list = list.await?.nodes;
+    let list = nodes
+        .list_nodes(&ListNodesRequest::default(), operator.call()?)
+        .await?
+        .nodes;
     let first = list.iter().find(|node| node.fleet_node_id == first);
     let request = MoveNodeRequest {
         fleet_node_id: second,

@@ -42,7 +42,7 @@ entity! {
         pub targets_key: Option<String>,
         /// The most probes per second; 0 for the rate of the node.
         pub rate: i64,
-        /// What changed since the previous scan; none until it was compared.
+        /// The changes since the previous scan; none until it was compared.
         pub changes: Option<String>,
         pub name: String,
     }

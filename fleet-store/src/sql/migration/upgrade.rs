@@ -9,7 +9,7 @@ use super::{Migrator, STEPS, Step};
 use crate::{SqlStore, StoreOptions};
 
 /// Rows that fit each schema, oldest first. A migration must keep them all. `KEY` stands for 32 bytes, `ID` for 16.
-const ROWS: [&[&str]; 14] = [
+const ROWS: [&[&str]; 15] = [
     &[
         "INSERT INTO org (id, name, created_at) VALUES (1, 'acme', 1)",
         "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (1, 1, 'ann@acme.test', 'admin', 1)",

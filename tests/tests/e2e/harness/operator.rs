@@ -137,8 +137,9 @@ impl Operator {
     pub(crate) async fn nodes(&self) -> Vec<Node> {
         let nodes = self
             .nodes
-            .list_nodes(&ListNodesRequest::default(), self.call());
-        nodes.await.expect("nodes can be listed").nodes
+            .list_nodes(&ListNodesRequest::default(), self.call())
+            .await;
+        nodes.expect("nodes can be listed").nodes
     }
 
     /// A node by the name that it gave itself.
