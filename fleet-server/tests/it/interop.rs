@@ -71,7 +71,7 @@ async fn a_node_that_is_too_old_for_a_request_is_named_with_what_it_lacks_and_th
             let plan = PlanScanRequest {
                 fleet_node_id: enrolled.id.0,
                 request: Some(request.clone()),
-                ..PlanScanRequest::default()..PlanScanRequest::default()
+                ..PlanScanRequest::default()
             };
             let planned = operator.scans().plan_scan(&plan, operator.options()).await;
             if described.is_empty() {
