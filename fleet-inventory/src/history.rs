@@ -14,6 +14,8 @@ pub struct Appearance {
     pub endpoint: Option<Endpoint>,
     /// Make and model.
     pub name: String,
+    /// The name of its host.
+    pub host_name: String,
     /// Its firmware version.
     pub firmware: String,
     /// Whether it is missing.
@@ -29,6 +31,8 @@ pub enum EventKind {
     Address,
     /// Its make or model changed.
     Name,
+    /// The name of its host changed.
+    HostName,
     /// Its firmware version changed.
     Firmware,
     /// Its pairing status changed.
@@ -44,10 +48,11 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Found,
         Self::Address,
         Self::Name,
+        Self::HostName,
         Self::Firmware,
         Self::Pairing,
         Self::Missing,
@@ -62,6 +67,7 @@ impl EventKind {
             Self::Found => "found",
             Self::Address => "address",
             Self::Name => "name",
+            Self::HostName => "host_name",
             Self::Firmware => "firmware",
             Self::Pairing => "pairing",
             Self::Missing => "missing",
@@ -124,6 +130,7 @@ pub fn changes(before: &Appearance, after: &Appearance) -> Vec<Change> {
     }
     for (kind, former, became) in [
         (EventKind::Name, &before.name, &after.name),
+        (EventKind::HostName, &before.host_name, &after.host_name),
         (EventKind::Firmware, &before.firmware, &after.firmware),
     ] {
         if former != became && !former.is_empty() && !became.is_empty() {
@@ -202,6 +209,7 @@ mod tests {
         Appearance {
             endpoint: endpoint("10.0.0.7:80"),
             name: "Bitmain Antminer S19".into(),
+            host_name: "miner7.lan".into(),
             firmware: "1.0".into(),
             missing: false,
         }
@@ -226,12 +234,14 @@ mod tests {
             Appearance {
                 endpoint: endpoint("[fd00::1]:443"),
                 name: "Braiins S19".into(),
+                host_name: "miner9.lan".into(),
                 firmware: "24.09".into(),
                 missing: false,
             },
             &[
                 (K::Address, "10.0.0.7:80", "[fd00::1]:443"),
                 (K::Name, "Bitmain Antminer S19", "Braiins S19"),
+                (K::HostName, "miner7.lan", "miner9.lan"),
                 (K::Firmware, "1.0", "24.09"),
             ],
         );

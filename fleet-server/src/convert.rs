@@ -67,7 +67,9 @@ pub(crate) fn whole<T>(rows: Vec<T>, most: u32, remedy: &str) -> Result<Vec<T>, 
     if rows.len() > most as usize {
         return Err(RpcError::failed_precondition(format!(
             "the list has more than {most} entries, and this call has no pages: {remedy}"
-        )));
+        ))
+        .with_reason("LIST_TOO_LONG")
+        .with_fact("limit", most));
     }
     Ok(rows)
 }

@@ -62,13 +62,13 @@ def test_the_own_page_of_a_device_is_linked_where_it_serves_one(server, page, fi
 def test_the_timeline_describes_every_kind_of_event(server, page):  # noqa: F811
     server.replies["DeviceDetailService/GetDeviceDetail"] = detail(
         event("back", became="10.2.0.44:80"), event("missing", "10.2.0.44:80"), event("pairing", "UNPAIRED", "PAIRED"), event("firmware", "1.0", "2.0"),
-        event("name", "Bitmain S19", "Braiins S19"), event("address", "10.2.0.9:80", "10.2.0.44:80"), event("address", "10.2.0.9:80"),
+        event("name", "Bitmain S19", "Braiins S19"), event("host_name", "miner7.lan", "miner9.lan"), event("address", "10.2.0.9:80", "10.2.0.44:80"), event("address", "10.2.0.9:80"),
         event("separated", FORMER, "mac:02:00:5E:10:00:2A"), event("merged", FORMER, "mac:02:00:5E:10:00:2A", reason="showed its MAC"), event("found", fleetNodeId="0"))
     page.open("#/devices/42")
-    page.shows("Back at 10.2.0.44:80", "Missing: no answer at 10.2.0.44:80", "Not paired → Paired", "Firmware: 1.0 → 2.0", "Make and model: Bitmain S19 → Braiins S19",
+    page.shows("Back at 10.2.0.44:80", "Missing: no answer at 10.2.0.44:80", "Not paired → Paired", "Firmware: 1.0 → 2.0", "Make and model: Bitmain S19 → Braiins S19", "Host name: miner7.lan → miner9.lan",
                "Address: 10.2.0.9:80 → 10.2.0.44:80", "Address: 10.2.0.9:80 → unknown", f"Merge of {FORMER} undone", f"Merged {FORMER} into mac:02:00:5E:10:00:2A: showed its MAC", "First seen")
     kinds = page.script("return [...document.querySelectorAll('#timeline li')].map((one) => one.dataset.kind)")
-    assert kinds == ["back", "missing", "pairing", "firmware", "name", "address", "address", "separated", "merged", "found"]
+    assert kinds == ["back", "missing", "pairing", "firmware", "name", "host_name", "address", "address", "separated", "merged", "found"]
     assert "Undo" not in page.text(), "an undone merge has no undo"
 
 

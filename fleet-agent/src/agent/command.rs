@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_our_server_is_explicit_only_if_the_server_says_so() {
+    fn a_list_of_our_server_is_explicit_only_if_it_is_marked() {
         let explicit = Mode::IpList(IpListModeRequest {
             ip_addresses: vec!["10.0.0.1".into()],
             explicit: true,

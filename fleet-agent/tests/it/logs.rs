@@ -124,8 +124,8 @@ async fn the_reasons_of_failed_handshakes_and_lost_streams_are_logged_once_per_c
         ("come back", Level::INFO),
     ] {
         let levels = log.levels(text);
-        let told = levels.iter().filter(|one| **one == level).count();
-        assert_eq!(told, 1, "{text}: {levels:?}");
+        let count = levels.iter().filter(|one| **one == level).count();
+        assert_eq!(count, 1, "{text}: {levels:?}");
         assert!(levels.contains(&Level::DEBUG), "{text}: {levels:?}");
     }
 }

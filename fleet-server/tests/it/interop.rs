@@ -71,6 +71,7 @@ async fn a_node_that_is_too_old_for_a_request_is_named_with_what_it_lacks_and_th
             let plan = PlanScanRequest {
                 fleet_node_id: enrolled.id.0,
                 request: Some(request.clone()),
+                ..PlanScanRequest::default()
             };
             let planned = operator.scans().plan_scan(&plan, operator.options()).await;
             if described.is_empty() {
@@ -159,7 +160,7 @@ async fn both_names_of_the_network_mode_are_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_learns_whether_a_list_is_explicit_or_part_of_a_network() {
+async fn a_list_for_a_node_is_marked_as_explicit_unless_it_is_part_of_a_network() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -210,9 +211,9 @@ async fn a_refused_handshake_is_shown_in_the_list_until_the_node_connects() {
         .begin_auth_handshake(&right, CallOptions::new())
         .await;
     let challenge = begun.expect("a challenge").challenge;
-    let stranger = SigningKey::from_bytes(&[7; 32]);
+    let other = SigningKey::from_bytes(&[7; 32]);
     let forged = CompleteAuthHandshakeRequest {
-        signature: stranger.sign(&challenge).to_bytes().to_vec().into(),
+        signature: other.sign(&challenge).to_bytes().to_vec().into(),
         challenge,
     };
     let refusal = gateway

@@ -152,6 +152,7 @@ function describe({ kind, former, became, reason }) {
     case "found": return "First seen";
     case "address": return ["Address: ", arrow];
     case "name": return ["Make and model: ", arrow];
+    case "host_name": return ["Host name: ", arrow];
     case "firmware": return ["Firmware: ", arrow];
     case "pairing": return ["Pairing: ", pairingBadge(former), " → ", pairingBadge(became)];
     case "missing": return ["Missing: no answer at ", foreign(former)];

@@ -184,6 +184,10 @@ pub(super) fn appearance(model: &device::Model) -> Appearance {
     Appearance {
         endpoint: devices::endpoint(model).ok().flatten(),
         name: name.trim().to_owned(),
+        host_name: model
+            .host_name
+            .as_ref()
+            .map_or_else(String::new, |host| host.0.name.clone()),
         firmware: model.firmware.clone(),
         missing: model.missing_since.is_some(),
     }

@@ -187,7 +187,7 @@ impl Shell {
                 self.clock.update(now, time.as_ref());
                 self.link.heartbeat_done(now, Ok(()));
                 if self.route.call_succeeded() {
-                    // The next heartbeat tells the server.
+                    // The next heartbeat reports it.
                     self.link.status_changed(now);
                 }
             }
