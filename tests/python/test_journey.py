@@ -11,10 +11,16 @@ Environment variables:
 A test skips itself and names the missing variable or program.
 """
 
+import base64
+import hashlib
+import hmac
 import json
 import os
 import re
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -75,6 +81,10 @@ class Journey(Page):
     def snapshot(self) -> dict:
         """Returns the state of the scan view."""
         return self.browser.execute_script(SNAPSHOT)
+
+    def script_click(self, selector: str) -> bool:
+        """Clicks an element in one step, because lists are drawn again when they change. Returns whether it exists."""
+        return self.browser.execute_script("const one = document.querySelector(arguments[0]); one?.click(); return Boolean(one)", selector)
 
 
 LINKS = {
@@ -306,6 +316,54 @@ def test_an_operator_signs_in_by_password_and_manages_the_account(settings, brow
     finally:
         page.browser.get(page.server + "/#/account")
         change_the_password(page, chosen, settings.password)
+    sign_out(page)
+
+
+@contextmanager
+def webhook_receiver():
+    """Receives webhooks on a port of its own. Yields its URL and the list of requests: headers and body."""
+    received = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self):
+            received.append((dict(self.headers), self.rfile.read(int(self.headers["content-length"])).decode()))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_arguments):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Receiver) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/hook?token=hidden", received
+        server.shutdown()
+
+
+def test_a_test_message_reaches_a_webhook_and_is_signed(settings, browser):
+    page = Journey(browser, settings.server)
+    page.browser.get(page.server + "/")
+    enter(page, settings.email, settings.password)
+    page.find("#sign-out")
+    page.click("a[href='#/alerts']")
+    page.find("#create-channel")
+    with webhook_receiver() as (url, received):
+        page.type("#channel-name", "journey")
+        page.type("#channel-target", url)
+        page.click("#create-channel")
+        secret = page.find("#signing-secret").text
+        assert "hidden" not in page.text(), "the page shows no secret of a URL"
+        page.until("a test", lambda: page.script_click("#alert-channels button[aria-label^='Send test message'][aria-label*='journey']"))
+        page.until("the result", lambda: received and "Delivered" in page.find("#alert-deliveries li").text)
+        [(headers, body)] = received
+    assert json.loads(body)["type"] == "test"
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.{body}"
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    digest = base64.b64encode(hmac.new(key, signed.encode(), hashlib.sha256).digest()).decode()
+    assert headers["webhook-signature"] == f"v1,{digest}"
+    page.until("a deletion", lambda: page.script_click("#alert-channels button[aria-label^='Delete the channel'][aria-label*='journey']"))
+    page.click("#dialog-action")
+    page.until("the end of the channel", lambda: "journey" not in page.find("#alert-channels").text)
+    assert page.violations() == []
     sign_out(page)
 
 

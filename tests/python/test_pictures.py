@@ -59,14 +59,24 @@ def test_the_pictures_of_the_documents_show_the_demo(settings, page, tmp_path): 
 
     page.until("an enabled start button", lambda: page.find("#start-scan").is_enabled())
     page.click("#start-scan")
-    page.until("devices on the map", lambda: len(page.browser.find_elements("css selector", "[data-seq]")) > 8)
+    page.until("devices", lambda: len(page.browser.find_elements("css selector", "[data-seq]")) > 8)
     take(page, folder, "live")
 
     page.until("the end", lambda: page.browser.execute_script("return document.getElementById('outcome') !== null"), 180)
     go(page, "#/scans")
     page.until("the history", lambda: "History" in page.text() and "morning round" in page.text())
-    page.until("what changed", lambda: "first scan of these targets" in page.text() or "no changes" in page.text() or "new " in page.text())
+    # The demo's second scan, after its site changed.
+    changes = page.until("the changes", lambda: next((one for one in page.browser.find_elements("css selector", ".result-changes") if "moved" in one.text), None))
+    assert "new" in changes.text and "missing" in changes.text, changes.text
     take(page, folder, "scans")
+
+    changes.click()
+    page.until("the rows", lambda: page.browser.find_elements("css selector", ".grid-changes .grid-body .row"))
+    take(page, folder, "changes")
+
+    go(page, "#/")
+    page.until("the map", lambda: len(page.browser.find_elements("css selector", ".map-cell.is-identified")) > 8)
+    take(page, folder, "overview")
 
     go(page, "#/devices?order=address")
     page.until("the rows", lambda: len(page.browser.find_elements("css selector", ".grid-devices [data-key]")) > 8)

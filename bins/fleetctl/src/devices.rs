@@ -12,13 +12,14 @@ use fleet_wire::{
 };
 
 use crate::{
+    again,
     ask::agreed,
     cli::{Devices, Format},
     details,
     failure::Failure,
     nodes,
     output::{self, Rows},
-    pair, scans, search,
+    pair, search,
     server::Server,
     times,
 };
@@ -102,7 +103,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Devices) -> Re
         Devices::CancelPairing { pairing } => return pair::cancel(server, pairing).await,
         Devices::Rescan { devices, search } => {
             let chosen = search::chosen(server, devices, search).await?;
-            scans::rescan(server, format, &chosen).await?
+            again::rescan(server, format, &chosen).await?
         }
         Devices::Unpair {
             devices,

@@ -1,5 +1,6 @@
 //! `fleetctl`: parses the command line, calls the server, prints the result and exits with a documented status.
 
+mod again;
 mod alerts;
 mod ask;
 mod audit;

@@ -1,7 +1,6 @@
 //! `fleetctl scan`, except for watching.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{self, Read, Write},
 };
@@ -9,7 +8,7 @@ use std::{
 use fleet_discovery::{IP_REPORTS, TARGET_FILE, expand_targets};
 use fleet_wire::{
     fleet::{
-        CancelScanRequest, Device, GetScanRequest, Ledger, ListScanHostsRequest, ListScansRequest,
+        CancelScanRequest, GetScanRequest, Ledger, ListScanHostsRequest, ListScansRequest,
         PlanScanRequest, PlanScanResponse, Scan as Row, ScanChanges, ScanHost, ScanPriority,
         StartScanRequest,
     },
@@ -21,7 +20,7 @@ use fleet_wire::{
 };
 
 use crate::{
-    choice,
+    again, choice,
     cli::{Format, Scan, Start, Targets},
     difference,
     failure::Failure,
@@ -30,9 +29,6 @@ use crate::{
     server::Server,
     times, watch,
 };
-
-/// Addresses of one list.
-const ADDRESSES: usize = 4_096;
 
 pub(crate) async fn run(server: &Server, format: Format, command: Scan) -> Result<u8, Failure> {
     match command {
@@ -51,7 +47,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Scan) -> Resul
             choice::show_plan(format, &plan)?;
             Ok(0)
         }
-        Scan::Again { scan, no_watch } => again(server, format, scan, no_watch).await,
+        Scan::Again { scan, no_watch } => again::run(server, format, scan, no_watch).await,
         Scan::Diff(arguments) => difference::run(server, format, arguments).await,
         Scan::Watch { scan, after } => watch::run(server, format, &scan, after).await,
         Scan::List { node, limit } => {
@@ -169,78 +165,7 @@ async fn get(server: &Server, scan_id: String) -> Result<Row, Failure> {
     Ok(found.scan.unwrap_or_default())
 }
 
-/// Starts a scan with the request of an earlier one.
-async fn again(
-    server: &Server,
-    format: Format,
-    scan: String,
-    no_watch: bool,
-) -> Result<u8, Failure> {
-    let request = GetScanRequest { scan_id: scan };
-    let found = server.scans.get_scan(&request, server.call()?).await?;
-    let earlier = found.scan.unwrap_or_default();
-    let started = begin(server, earlier.fleet_node_id, earlier.request).await?;
-    if no_watch {
-        show(format, &started)?;
-        return Ok(0);
-    }
-    watch::run(server, format, &started.scan_id, 0).await
-}
-
-async fn begin(
-    server: &Server,
-    node: i64,
-    request: Option<DiscoverRequest>,
-) -> Result<Row, Failure> {
-    let request = StartScanRequest {
-        request_id: random_id()?,
-        fleet_node_id: node,
-        request,
-        ..StartScanRequest::default()
-    };
-    let started = server.scans.start_scan(&request, server.call()?).await?;
-    Ok(started.scan.unwrap_or_default())
-}
-
-/// Scans the addresses of devices again, each from the node that found it.
-pub(crate) async fn rescan(
-    server: &Server,
-    format: Format,
-    devices: &[Device],
-) -> Result<(), Failure> {
-    let mut addresses = BTreeMap::<i64, BTreeSet<&str>>::new();
-    for device in devices {
-        if device.fleet_node_id != 0 && !device.ip.is_empty() {
-            let of_node = addresses.entry(device.fleet_node_id).or_default();
-            of_node.insert(&device.ip);
-        }
-    }
-    if addresses.is_empty() {
-        return Err(Failure::Usage(
-            "no device with an address that a node found: `fleetctl devices list` shows them"
-                .to_owned(),
-        ));
-    }
-    let mut started = Vec::new();
-    for (node, addresses) in addresses {
-        let addresses: Vec<String> = addresses.into_iter().map(str::to_owned).collect();
-        for part in addresses.chunks(ADDRESSES) {
-            let list = IpListModeRequest {
-                ip_addresses: part.to_vec(),
-                ..IpListModeRequest::default()
-            };
-            let request = DiscoverRequest {
-                mode: Some(Mode::IpList(list)),
-                max_rate: 0,
-            };
-            started.push(begin(server, node, Some(request)).await?);
-        }
-    }
-    output::rows(format, &started)?;
-    Ok(())
-}
-
-fn random_id() -> Result<String, Failure> {
+pub(crate) fn random_id() -> Result<String, Failure> {
     let mut bytes = [0_u8; 16];
     getrandom::fill(&mut bytes).map_err(|error| {
         Failure::Usage(format!(
@@ -325,7 +250,7 @@ pub(crate) fn targets(request: Option<&DiscoverRequest>) -> String {
     }
 }
 
-fn show(format: Format, scan: &Row) -> Result<(), Failure> {
+pub(crate) fn show(format: Format, scan: &Row) -> Result<(), Failure> {
     output::one(format, scan)?;
     choice::show_shares(format, scan)?;
     if let (true, Some(ledger)) = (format.is_table(), &scan.ledger) {

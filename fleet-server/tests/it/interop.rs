@@ -42,7 +42,7 @@ async fn a_node_that_is_too_old_for_a_request_is_named_with_what_it_lacks_and_th
     let mut older = Profile::ours();
     older.0.version = "0.0.9".into();
     let mut newest = Profile::ours();
-    for name in ["pins", "mdns", "hosts", "default-passwords"] {
+    for name in ["pins", "mdns", "hosts"] {
         newest.0.capabilities.push(name.into());
     }
     let all = "progress cancel goodbye pins outcomes mdns big-commands hosts default-passwords";

@@ -6,11 +6,12 @@ import { announce, foreign, h, show } from "./dom.js";
 import { isolate } from "./format.js";
 import { grid } from "./grid.js";
 import { listNodes } from "./nodes.js";
-import { choiceOf, nodesField, repeatScan } from "./prefill.js";
+import { repeatScan } from "./prefill.js";
 import { freshRequestId } from "./request.js";
 import { call } from "./rpc.js";
 import { ACTIVE_COLUMNS, activeRow, HISTORY_COLUMNS, historyRow, scanTitle } from "./scanrows.js";
 import { schedulesSection } from "./schedules.js";
+import { choiceOf } from "./shares.js";
 import { liveState } from "./states.js";
 
 const PAGE = 50;
@@ -140,7 +141,7 @@ export function scansView(root) {
     if (!manage) return [];
     const again = button("Run again", scan, (element) => attempt(error, () => busy(element, async () => {
       await call("fleet.v1.ScanService/StartScan", {
-        requestId: freshRequestId(), ...nodesField(choiceOf(scan)), request: scan.request,
+        requestId: freshRequestId(), ...choiceOf(scan), request: scan.request,
         ...(scan.name ? { name: scan.name } : {}),
       });
       announce("Scan started.");

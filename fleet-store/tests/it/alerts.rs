@@ -311,6 +311,8 @@ async fn a_silent_node_has_one_message_until_it_is_back(site: Site) {
     assert_eq!(look(at(603)).await, 0);
     assert_eq!(look(at(604)).await, 1);
     assert_eq!(look(at(10_000)).await, 0, "the alert is open");
+    // A message that no server has tried to send would be withdrawn with the silence.
+    assert_eq!(site.leased(at(10_000)).await.len(), 1);
     site.reconnect(&mut node, &[], at(10_010)).await;
     assert_eq!(look(at(10_011)).await, 1);
     assert_eq!(look(at(10_012)).await, 0);

@@ -14,6 +14,7 @@ contract! {
     rotation_leaves_the_previous_session_a_minute
     a_session_needs_a_live_key
     heartbeats_move_last_seen
+    a_refused_handshake_is_recorded_for_a_node_without_a_stream
     the_sweep_deletes_ended_sessions
 }
 
@@ -219,6 +220,32 @@ async fn a_session_needs_a_live_key(site: Site) {
             "{node} {key}"
         );
     }
+}
+
+async fn a_refused_handshake_is_recorded_for_a_node_without_a_stream(site: Site) {
+    let node = site.node("north").await;
+    let refused = async |reason: &str| {
+        site.store
+            .handshake_refused(identity("north"), reason.to_owned())
+            .await
+            .expect("recorded");
+        let row = site.store.node(site.org, node.id).await.expect("read");
+        row.expect("the node").stream_problem
+    };
+    assert_eq!(refused("while it is connected").await, None);
+    site.store
+        .release_stream(node.id, node.epoch, "lost".to_owned(), at(30))
+        .await
+        .expect("released");
+    for reason in ["the key is not valid", "the key is not valid", "too late"] {
+        assert_eq!(refused(reason).await.as_deref(), Some(reason));
+    }
+    // Nobody has this identity.
+    site.store
+        .handshake_refused([77; 32], "unknown".to_owned())
+        .await
+        .expect("nothing to record");
+    assert_eq!(refused("too late").await.as_deref(), Some("too late"));
 }
 
 async fn heartbeats_move_last_seen(site: Site) {

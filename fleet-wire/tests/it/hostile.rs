@@ -276,7 +276,13 @@ fn no_request_is_read_beyond_its_bounds() {
             "ReportPairedDevices" => 48 << 20,
             "ReportDiscoveredDevices" => 11 << 20,
             "ControlStream" => 4 << 20,
-            "DiscoverOnFleetNode" | "Discover" | "StartScan" | "PlanScan" => 5 << 20,
+            "DiscoverOnFleetNode"
+            | "Discover"
+            | "StartScan"
+            | "PlanScan"
+            | "CreateSchedule"
+            | "UpdateSchedule" => 5 << 20,
+            "ExcludeTargets" => 300 << 10,
             "PairDiscoveredDevicesOnFleetNode" | "Pair" | "StartPairing" => 2 << 20,
             _ => 16 << 10,
         };

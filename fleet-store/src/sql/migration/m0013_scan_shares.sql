@@ -1,4 +1,4 @@
--- The share of each node in a scan: its place in the queue of the node, its progress and its outcome.
+-- The share of each node in a scan: its position in the queue of the node, its progress and its outcome.
 CREATE TABLE scan_share (
     scan_id TEXT NOT NULL REFERENCES scan (id),
     node_id BIGINT NOT NULL,
