@@ -150,9 +150,13 @@ async fn press_buttons(site: Site) {
         .collect();
     for button in buttons.iter().cycle() {
         tokio::time::sleep(PRESS_EVERY).await;
-        if let Err(error) = button.press().await {
-            tracing::debug!(ip = %button.ip, %error, "cannot press a button");
-        }
+        let button = *button;
+        // A press takes seconds, because the buttons repeat.
+        tokio::spawn(async move {
+            if let Err(error) = button.press().await {
+                tracing::debug!(ip = %button.ip, %error, "cannot press a button");
+            }
+        });
     }
 }
 

@@ -179,21 +179,23 @@ fn lab_names_in_local_are_asked_for_on_every_network() {
     networks.into_iter().for_each(Announcing::end);
 }
 
-/// Sends an Ethernet frame with an ARP request.
+/// Sends an Ethernet frame with an ARP request from the interface `node`. The kernel of the node learns its MAC, so the
+/// frame has the real one.
 fn ask_by_arp(sender: Ipv4Addr, target: Ipv4Addr) {
-    let mac = [2, 0, 0, 0, 0, sender.octets()[3]];
+    let mut all = nix::ifaddrs::getifaddrs().expect("interfaces");
+    let link = all.find_map(|one| {
+        let link = *one.address?.as_link_addr()?;
+        (one.interface_name == "node").then_some(link)
+    });
+    let link = link.expect("a link");
+    let mac = link.addr().expect("a MAC");
     let header = [&[0xff; 6][..], &mac, &[8, 6]].concat();
     let request = [0, 1, 8, 0, 6, 4, 0, 1];
     let addresses = [&mac[..], &sender.octets(), &[0; 6], &target.octets()].concat();
     let frame = [&header[..], &request, &addresses].concat();
     let arp = i32::from(0x0806_u16.to_be());
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(arp))).expect("root");
-    let mut all = nix::ifaddrs::getifaddrs().expect("interfaces");
-    let link = all.find_map(|one| {
-        let link = *one.address?.as_link_addr()?;
-        (one.interface_name == "node").then_some(link)
-    });
-    nix::sys::socket::bind(socket.as_raw_fd(), &link.expect("a link")).expect("bound");
+    nix::sys::socket::bind(socket.as_raw_fd(), &link).expect("bound");
     (&socket).write_all(&frame).expect("sent");
 }
 
