@@ -39,6 +39,7 @@ const DEVICES: u32 = 1_024;
 const VARIANTS: u32 = 8;
 
 /// A request that the node sends again and again.
+#[derive(Clone)]
 struct Call {
     method: Method,
     body: Bytes,
@@ -156,8 +157,21 @@ async fn repeat(
 /// that does not exist. The large ones are sent plain and compressed.
 fn calls(command: &str) -> Result<Vec<Call>> {
     let mut calls = Vec::new();
-    let broken = "x".repeat(129);
-    let unknown = "01a208ec-434b-777d-a405-a673cdd63546";
+    let result = FleetNodePairResult {
+        device_identifier: "mac:02:00:5E:00:00:01".to_owned(),
+        outcome: PairOutcome::Error.into(),
+        error_message: "\u{1F980}".repeat(4_096),
+        ..FleetNodePairResult::default()
+    };
+    let results = ReportPairedDevicesRequest {
+        command_id: command.to_owned(),
+        results: vec![result; DEVICES as usize],
+    };
+    let results = large(
+        FleetNodeGatewayClient::REPORT_PAIRED_DEVICES,
+        &results.encode_to_vec(),
+    )?;
+    let (broken, unknown) = ("x".repeat(129), "01a208ec-434b-777d-a405-a673cdd63546");
     for variant in 0..VARIANTS {
         let command = match variant % 4 {
             0 => unknown,
@@ -171,41 +185,11 @@ fn calls(command: &str) -> Result<Vec<Call>> {
             command_id: command.to_owned(),
             ..ReportDiscoveredDevicesRequest::default()
         };
-        let result = FleetNodePairResult {
-            device_identifier: "mac:02:00:5E:00:00:01".to_owned(),
-            outcome: PairOutcome::Error.into(),
-            error_message: "\u{1F980}".repeat(4_096),
-            ..FleetNodePairResult::default()
-        };
-        let results = ReportPairedDevicesRequest {
-            command_id: command.to_owned(),
-            results: vec![result; 1_024],
-        };
-        let large = [
-            (
-                FleetNodeGatewayClient::REPORT_DISCOVERED_DEVICES,
-                Bytes::from(report.encode_to_vec()),
-            ),
-            (
-                FleetNodeGatewayClient::REPORT_PAIRED_DEVICES,
-                Bytes::from(results.encode_to_vec()),
-            ),
-        ];
-        for (method, body) in large {
-            let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-            encoder.write_all(&body)?;
-            let compressed = Bytes::from(encoder.finish()?);
-            calls.push(Call {
-                method,
-                body: compressed,
-                is_compressed: true,
-            });
-            calls.push(Call {
-                method,
-                body,
-                is_compressed: false,
-            });
-        }
+        calls.extend(large(
+            FleetNodeGatewayClient::REPORT_DISCOVERED_DEVICES,
+            &report.encode_to_vec(),
+        )?);
+        calls.extend(results.iter().cloned());
         calls.push(Call {
             method: FleetNodeGatewayClient::UPLOAD_HEARTBEAT,
             body: Bytes::from(heartbeat().encode_to_vec()),
@@ -213,4 +197,16 @@ fn calls(command: &str) -> Result<Vec<Call>> {
         });
     }
     Ok(calls)
+}
+
+/// A large request, compressed and plain.
+fn large(method: Method, body: &[u8]) -> Result<[Call; 2]> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(body)?;
+    let call = |body: Vec<u8>, is_compressed| Call {
+        method,
+        body: Bytes::from(body),
+        is_compressed,
+    };
+    Ok([call(encoder.finish()?, true), call(body.to_vec(), false)])
 }
