@@ -123,13 +123,12 @@ impl Resolver for DnsResolver {
         Box::pin(async move {
             let resolver = self.resolver().ok()?;
             let found = resolver.reverse_lookup(Name::from(ip)).await.ok()?;
-            let mut names = found
-                .answers()
-                .iter()
-                .filter_map(|record| match &record.data {
-                    RData::PTR(name) => NamedBy::new(&name.to_ascii(), NameSource::ReverseDns),
-                    _ => None,
-                });
+            let mut names = found.answers().iter().filter_map(|record| {
+                let RData::PTR(name) = &record.data else {
+                    return None;
+                };
+                NamedBy::new(&name.to_ascii(), NameSource::ReverseDns)
+            });
             names.next()
         })
     }

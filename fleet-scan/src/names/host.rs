@@ -73,11 +73,14 @@ async fn ask(ip: Ipv4Addr, port: u16) -> Option<NamedBy> {
     let mut datagram = vec![0; 1_500];
     let length = socket.recv(&mut datagram).await.ok()?;
     let answers = mdns::records(datagram.get(..length)?);
-    let mut names = answers.into_iter().filter_map(|record| match &record.data {
-        RData::PTR(found) if record.name == name => {
-            NamedBy::new(&found.to_ascii(), NameSource::Mdns)
+    let mut names = answers.into_iter().filter_map(|record| {
+        let RData::PTR(found) = &record.data else {
+            return None;
+        };
+        if record.name != name {
+            return None;
         }
-        _ => None,
+        NamedBy::new(&found.to_ascii(), NameSource::Mdns)
     });
     names.next()
 }
