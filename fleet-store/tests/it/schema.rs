@@ -95,6 +95,7 @@ async fn a_node_with_devices_cannot_be_deleted(site: Site) {
         "command",
         "chunk",
         "scan_request",
+        "scan_share",
         "scan",
         "node_stream",
         "node_session",
