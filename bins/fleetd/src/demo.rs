@@ -7,7 +7,7 @@ mod show;
 
 use std::{
     io::Write,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use fleet_core::{AddressPolicy, Password, Port, Role, SecretKind};
 use fleet_server::{Environment, Server, ServerConfig, SystemEnvironment, hash_password};
-use fleet_sim::{Button, Device, Lab, Ports, Site, Truth};
+use fleet_sim::{Button, Device, Lab, LabError, Ports, RunningSite, Site, Truth};
 use fleet_store::{Actor, MigrateMode, NewOperator, Operators, PasswordHash, SqlStore};
 use fleet_wire::{
     client::{CallOptions, Channel, ChannelConfig},
@@ -43,6 +43,8 @@ const EMAIL: &str = "demo@example.org";
 const LOOPBACK: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 255);
 /// The time between two presses of IP report buttons.
 const PRESS_EVERY: Duration = Duration::from_secs(3);
+/// The second octets of the networks after 127.77.0.0/16.
+const MORE_NETWORKS: std::ops::RangeInclusive<u8> = 171..=178;
 /// Number of ports to try after a port in use.
 const PORTS: u16 = 100;
 
@@ -82,7 +84,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
     let mut show = Show::new(args.json);
     show.step(&format!("server     {base}"))?;
 
-    let site = Lab::start(Site::demo(usize::from(args.devices), SEED).with_logins()).await?;
+    let site = start_site(&Site::demo(usize::from(args.devices), SEED).with_logins()).await?;
     let devices = site.site().devices.len();
     show.step(&format!(
         "site       {devices} simulated devices on loopback, {} of them identifiable",
@@ -158,6 +160,27 @@ async fn press_buttons(site: Site) {
             }
         });
     }
+}
+
+/// Starts the site at 127.77.0.1. If another demonstration has these addresses, the site starts in the next network.
+async fn start_site(site: &Site) -> Result<RunningSite> {
+    for octet in [77].into_iter().chain(MORE_NETWORKS) {
+        let mut moved = site.clone();
+        for device in &mut moved.devices {
+            if let IpAddr::V4(ip) = device.address {
+                let [a, _, c, d] = ip.octets();
+                device.address = Ipv4Addr::new(a, octet, c, d).into();
+            }
+        }
+        match Lab::start(moved).await {
+            Err(LabError::Bind { source, .. })
+                if source.kind() == std::io::ErrorKind::AddrInUse => {}
+            started => return Ok(started?),
+        }
+    }
+    bail!(
+        "every network of the demonstration is in use: end the demonstrations that you do not need"
+    )
 }
 
 /// The request to scan the site, at the default ports.
@@ -304,8 +327,8 @@ fn covering(site: &Site) -> Result<Ipv4Network> {
         .addresses()
         .into_iter()
         .filter_map(|ip| match ip {
-            std::net::IpAddr::V4(ip) => Some(ip),
-            std::net::IpAddr::V6(_) => None,
+            IpAddr::V4(ip) => Some(ip),
+            IpAddr::V6(_) => None,
         })
         .collect();
     let first = devices.first().copied().context("the site is empty")?;
