@@ -6,19 +6,19 @@ mod scans;
 use std::{fmt::Display, str::FromStr, time::Duration};
 
 use fleet_core::{
-    DeviceFacts, NamedBy, NodeId, PairingStatus, Priority, RawDeviceReport, ScanState, Timestamp,
-    enrollment::NodeState, limits, presence, text::is_unsafe,
+    DeviceFacts, NamedBy, NodeId, PairingStatus, RawDeviceReport, Timestamp, enrollment::NodeState,
+    limits, presence, text::is_unsafe,
 };
 use fleet_discovery::{DeviceFound, Ledger, Mode, ScanEnded, ScanRequest, Tally};
 use fleet_pairing::Binding;
 use fleet_registry::{Capabilities, Capability};
 use fleet_store::{
     BoundDevice, DeviceAlias, DevicePairing, DeviceRow, DeviceSighting, Hello, Invitation,
-    ListPage, NodeRow, PairResultRow, Progress,
+    ListPage, NodeRow, PairResultRow,
 };
 use fleet_wire::{RpcError, admin, fleet, fleetmanagement, gateway, pairing};
 pub(crate) use hosts::{host_found, raw_host, scan_host};
-pub(crate) use scans::scan;
+pub(crate) use scans::{progress, scan, scan_state};
 
 /// A time on the wire.
 pub(crate) fn timestamp(at: Timestamp) -> fleet_wire::Timestamp {
@@ -87,10 +87,6 @@ pub(crate) fn list_page(limit: u32, cursor: i64) -> ListPage {
 pub(crate) fn next_cursor<T>(rows: &[T], page: ListPage, id: impl Fn(&T) -> i64) -> i64 {
     let last = rows.last().filter(|_| rows.len() >= page.limit as usize);
     last.map_or(0, id)
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Most bytes of a list of targets without its comments, because a request is stored with its scan: 4,096 names of 64
@@ -250,36 +246,6 @@ pub(crate) fn printable(text: &str, most: usize) -> String {
             .chain(c.escape_default().take(if hidden { 10 } else { 0 }))
     });
     escaped.take(most).collect()
-}
-
-/// The state of a scan on the wire.
-pub(crate) fn scan_state(state: ScanState) -> fleet::ScanState {
-    match state {
-        ScanState::Queued => fleet::ScanState::Queued,
-        ScanState::Running => fleet::ScanState::Running,
-        ScanState::Completed => fleet::ScanState::Completed,
-        ScanState::Partial => fleet::ScanState::Partial,
-        ScanState::Failed => fleet::ScanState::Failed,
-        ScanState::Canceled => fleet::ScanState::Canceled,
-        ScanState::Expired => fleet::ScanState::Expired,
-    }
-}
-
-fn priority(priority: Priority) -> fleet::ScanPriority {
-    match priority {
-        Priority::Interactive => fleet::ScanPriority::Interactive,
-        Priority::Scheduled => fleet::ScanPriority::Scheduled,
-    }
-}
-
-/// The progress of a scan.
-pub(crate) fn progress(progress: &Progress) -> fleet::ScanProgress {
-    fleet::ScanProgress {
-        done: progress.done,
-        total: progress.total,
-        phase: progress.phase.clone(),
-        elapsed_ms: millis(progress.elapsed),
-    }
 }
 
 /// A device of the event log.

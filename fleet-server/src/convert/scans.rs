@@ -1,9 +1,12 @@
 //! Conversions of scans and their shares.
 
-use fleet_store::{ScanChanges, ScanRow, ShareRow};
+use std::time::Duration;
+
+use fleet_core::{Priority, ScanState};
+use fleet_store::{Progress, ScanChanges, ScanRow, ShareRow};
 use fleet_wire::fleet;
 
-use super::{discover_request, ledger, priority, progress, scan_state, timestamp};
+use super::{discover_request, ledger, timestamp};
 use crate::planning;
 
 /// A scan for operators.
@@ -69,4 +72,38 @@ fn changes(changes: ScanChanges) -> fleet::ScanChanges {
         moved: changes.moved,
         changed: changes.changed,
     }
+}
+
+/// The state of a scan on the wire.
+pub(crate) fn scan_state(state: ScanState) -> fleet::ScanState {
+    match state {
+        ScanState::Queued => fleet::ScanState::Queued,
+        ScanState::Running => fleet::ScanState::Running,
+        ScanState::Completed => fleet::ScanState::Completed,
+        ScanState::Partial => fleet::ScanState::Partial,
+        ScanState::Failed => fleet::ScanState::Failed,
+        ScanState::Canceled => fleet::ScanState::Canceled,
+        ScanState::Expired => fleet::ScanState::Expired,
+    }
+}
+
+fn priority(priority: Priority) -> fleet::ScanPriority {
+    match priority {
+        Priority::Interactive => fleet::ScanPriority::Interactive,
+        Priority::Scheduled => fleet::ScanPriority::Scheduled,
+    }
+}
+
+/// The progress of a scan.
+pub(crate) fn progress(progress: &Progress) -> fleet::ScanProgress {
+    fleet::ScanProgress {
+        done: progress.done,
+        total: progress.total,
+        phase: progress.phase.clone(),
+        elapsed_ms: millis(progress.elapsed),
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

@@ -50,11 +50,7 @@ async fn a_node_that_is_too_old_for_a_request_is_named_with_what_it_lacks_and_th
         (None, "", "has never connected"),
         (Some(Profile::upstream()), all, "is an upstream node"),
         (Some(v1), all, "is an upstream node"),
-        (
-            Some(older),
-            "pins mdns hosts default-passwords",
-            "has version 0.0.9",
-        ),
+        (Some(older), "pins mdns hosts", "has version 0.0.9"),
         (Some(newest), "", ""),
     ] {
         let enrolled = Enrolled::new(&world, &operator).await;

@@ -127,7 +127,7 @@ fn changed(site: &Site, network: Ipv4Network) -> Site {
     later
         .devices
         .retain(|device| !off.contains(&device.address));
-    let more = Site::demo(400, SEED + 1).with_logins();
+    let more = Site::demo(120, SEED + 1).with_logins();
     let more = more.devices.into_iter();
     let added = more.filter(|device| device.make == Make::Antminer && is_proper(device));
     for (device, address) in added.take(3).zip(free) {
