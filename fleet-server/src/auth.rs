@@ -22,7 +22,7 @@ use tokio::sync::OwnedMutexGuard;
 use crate::{
     app::App,
     audit::Attempt,
-    call_limits::{CallPermit, CallerId, CountedCall},
+    call_limits::{CallPermit, CallerId, CountedCall, RefusedCaller},
     config::ServerConfig,
     failure::Answered,
     limiter::source,
@@ -246,13 +246,24 @@ pub(crate) async fn look_up<T>(
     find: impl AsyncFnOnce(SecretHash) -> Result<Option<T>, StoreError>,
 ) -> Result<Option<T>, RpcError> {
     let (hash, now) = (SecretHash::of(credential), app.environment.instant());
-    if let Some(limits) = &app.limiters {
-        limits.credentials.admit(&hash, from, now)?;
-    }
-    let found = {
-        let _slot = app.lookups.slot(&hash, from).await?;
-        find(hash).await.answered()?
+    let admitted = match &app.limiters {
+        Some(limits) => limits.credentials.admit(&hash, from, now),
+        None => Ok(()),
     };
+    let slot = match admitted {
+        Ok(()) => app.lookups.slot(&hash, from).await,
+        Err(refused) => Err(refused),
+    };
+    let slot = match slot {
+        Ok(slot) => slot,
+        Err(refused) => {
+            let caller = RefusedCaller::Credential(*hash.as_bytes());
+            tokio::time::sleep(app.call_limits.refusal_wait(caller, now)).await;
+            return Err(refused);
+        }
+    };
+    let found = find(hash).await.answered()?;
+    drop(slot);
     let Some(limits) = &app.limiters else {
         return Ok(found);
     };

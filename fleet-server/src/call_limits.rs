@@ -30,6 +30,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Time between two refusals of one caller. A caller that retries at once on many connections would otherwise take the
 /// processors with refusals alone: each costs as much as a small call.
 const REFUSAL_INTERVAL: Duration = Duration::from_millis(50);
+/// The most callers whose refusals wait at a time. Refusals of further ones do not wait.
+const REFUSED_CALLERS: usize = 16_384;
 /// The longest wait of a refusal. Clients wait longer for an answer.
 const REFUSAL_WAIT: Duration = Duration::from_secs(10);
 
@@ -40,6 +42,21 @@ pub(crate) enum CallerId {
     Operator(OperatorId),
     /// A caller without a credential.
     Source(IpAddr),
+}
+
+/// The caller whose refusals are spread over time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum RefusedCaller {
+    /// A caller beyond its limits.
+    Known(CallerId),
+    /// The hash of a credential that is not looked up, because too many calls present it.
+    Credential([u8; 32]),
+}
+
+impl From<CallerId> for RefusedCaller {
+    fn from(caller: CallerId) -> Self {
+        Self::Known(caller)
+    }
 }
 
 /// A call to be counted.
@@ -62,7 +79,7 @@ struct Counts {
     /// Streams of an organization: of its nodes (true), and of its operators.
     streams: BTreeMap<(OrgId, bool), usize>,
     /// When the next refusal of a caller is due. Callers whose time has passed are removed.
-    refusals: BTreeMap<CallerId, Instant>,
+    refusals: BTreeMap<RefusedCaller, Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -130,10 +147,14 @@ impl CallLimits {
         }))
     }
 
-    /// Returns how long the refusal of a known caller must wait. The first one does not wait.
-    pub(crate) fn refusal_wait(&self, caller: CallerId, now: Instant) -> Duration {
+    /// Returns how long the refusal of a caller must wait. The first one does not wait.
+    pub(crate) fn refusal_wait(&self, caller: impl Into<RefusedCaller>, now: Instant) -> Duration {
+        let caller = caller.into();
         let refusals = &mut self.lock().refusals;
         refusals.retain(|_, due| *due > now);
+        if refusals.len() >= REFUSED_CALLERS {
+            return Duration::ZERO;
+        }
         let due = refusals
             .get(&caller)
             .map_or(now, |due| (*due).min(now + REFUSAL_WAIT));

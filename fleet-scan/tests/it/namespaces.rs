@@ -242,6 +242,7 @@ fn lab_arp_and_dhcp_requests_are_hints_and_announcements_go_first() {
         lan.ip(&command).expect("an address");
     }
     let (listens, listening) = mpsc::channel();
+    let (over, end) = mpsc::channel();
     let site = Site::slow(own.len(), Duration::ZERO).starting_at(own[0]);
     let ports: Vec<Port> = site.ports().into_iter().filter_map(Port::new).collect();
     let targets: Vec<IpAddr> = own.iter().copied().map(IpAddr::V4).collect();
@@ -280,6 +281,9 @@ fn lab_arp_and_dhcp_requests_are_hints_and_announcements_go_first() {
             assert_eq!(button.press().await.expect("it is sent"), 0);
             dialed(own[2]).await;
             ask_by_arp(own[3], router);
+            // The devices answer until the scan has ended.
+            let ended = move || end.recv().expect("the scan ends");
+            tokio::task::spawn_blocking(ended).await.expect("no panic");
             own
         })
     });
@@ -298,6 +302,7 @@ fn lab_arp_and_dhcp_requests_are_hints_and_announcements_go_first() {
         let order: Vec<IpAddr> = found(&events).iter().map(|one| one.endpoint.ip).collect();
         (summary, order)
     });
+    over.send(()).expect("the devices wait");
     let own = devices.join().expect("no panic").expect("a namespace");
     // The device that was only present comes last, although it was dialed first.
     let expected = [own[1], own[3], own[2], own[0]].map(IpAddr::V4);

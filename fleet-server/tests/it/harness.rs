@@ -38,7 +38,7 @@ pub(crate) use node::{
     ENCRYPTION, Enrolled, Node, Profile, bearer, complete, device, fetch_key, heartbeat,
     heartbeat_with, identity, registration,
 };
-pub(crate) use scan::{Started, start, start_as};
+pub(crate) use scan::{Started, start, start_as, uncounted};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;

@@ -133,9 +133,9 @@ async fn the_timeline_has_every_change_newest_first(site: Site) {
     assert_eq!(
         lines(&found),
         [
-            "address 10.0.0.1:80 > 10.0.0.9:80",
-            "name Bitmain S19 > Bitmain S21",
             "firmware 1.0 > 2.0",
+            "name Bitmain S19 > Bitmain S21",
+            "address 10.0.0.1:80 > 10.0.0.9:80",
             "found  > ",
         ]
     );
@@ -194,7 +194,7 @@ async fn a_merge_can_be_undone_from_the_timeline(site: Site) {
         .iter()
         .map(|event| event.kind.as_str())
         .collect();
-    assert_eq!(kinds[..2], ["separated", "merged"]);
+    assert_eq!(kinds, ["separated", "name", "merged", "found"]);
     assert!(
         detail(&site, 1)
             .await

@@ -55,6 +55,14 @@ pub(crate) async fn start_as(
     Ok(started.scan.expect("a scan"))
 }
 
+/// A scan without its changes since the previous one, which the server counts some time after the end.
+pub(crate) fn uncounted(scan: Scan) -> Scan {
+    Scan {
+        changes: None,
+        ..scan
+    }
+}
+
 impl<'a> Started<'a> {
     /// A scan by its id.
     pub(crate) fn known(operator: &'a Operator, id: &str) -> Self {

@@ -69,6 +69,8 @@ const ACTIONS: &[(&str, Action)] = &[
     ("CancelEnrollmentCode", Named("code.cancel")),
     ("MoveNode", Named("node.move")),
     ("RenameNode", Named("node.rename")),
+    ("LabelDevices", Named("device.label")),
+    ("SetDeviceNote", Named("device.note")),
     ("DeleteDevices", Named("device.delete")),
     ("CreateSite", Named("site.create")),
     ("RenameSite", Named("site.rename")),
