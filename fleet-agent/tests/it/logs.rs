@@ -1,8 +1,9 @@
 //! The log states a lasting condition once, and a reason once per change.
 
 use std::{
+    cell::RefCell,
     fmt::{Debug, Write},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Once,
     time::Duration,
 };
 
@@ -15,29 +16,34 @@ use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
     span::{Attributes, Id, Record},
-    subscriber::DefaultGuard,
 };
 
 use crate::{Running, gateway::Gateway};
 
-/// The events of a test's thread, on which everything of the test runs.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<(Level, String)>>>);
-
-impl Log {
-    fn start() -> (Self, DefaultGuard) {
-        let log = Self::default();
-        let guard = tracing::subscriber::set_default(log.clone());
-        (log, guard)
-    }
-
-    /// The levels of the events with a text in a field.
-    fn levels(&self, text: &str) -> Vec<Level> {
-        let events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let with_text = events.iter().filter(|(_, event)| event.contains(text));
-        with_text.map(|(level, _)| *level).collect()
-    }
+thread_local! {
+    /// The events of a test's thread, on which everything of the test runs; none in tests that do not read the log.
+    static EVENTS: RefCell<Option<Vec<(Level, String)>>> = const { RefCell::new(None) };
 }
+
+/// Collects the events of this test. The subscriber is global: with one of its own in a thread, an event whose source
+/// first occurs in another thread stays disabled.
+fn collect() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| tracing::subscriber::set_global_default(Collector).expect("the only one"));
+    EVENTS.with(|events| *events.borrow_mut() = Some(Vec::new()));
+}
+
+/// The levels of the events with a text in a field.
+fn levels(text: &str) -> Vec<Level> {
+    EVENTS.with(|events| {
+        let events = events.borrow();
+        let with_text = events.iter().flatten();
+        let with_text = with_text.filter(|(_, event)| event.contains(text));
+        with_text.map(|(level, _)| *level).collect()
+    })
+}
+
+struct Collector;
 
 struct Fields(String);
 
@@ -47,7 +53,7 @@ impl Visit for Fields {
     }
 }
 
-impl Subscriber for Log {
+impl Subscriber for Collector {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
         true
     }
@@ -63,8 +69,12 @@ impl Subscriber for Log {
     fn event(&self, event: &Event<'_>) {
         let mut fields = Fields(String::new());
         event.record(&mut fields);
-        let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        events.push((*event.metadata().level(), fields.0));
+        // A thread that ends has no list any more.
+        let _ = EVENTS.try_with(|events| {
+            if let Some(events) = &mut *events.borrow_mut() {
+                events.push((*event.metadata().level(), fields.0));
+            }
+        });
     }
 
     fn enter(&self, _: &Id) {}
@@ -74,7 +84,7 @@ impl Subscriber for Log {
 
 #[tokio::test]
 async fn the_limits_under_an_upstream_server_are_stated_once_and_not_at_every_command() {
-    let (log, _guard) = Log::start();
+    collect();
     let gateway = Gateway::start().await;
     let _node = Running::start(&gateway, 1_000);
     for _ in 0..2 {
@@ -93,14 +103,14 @@ async fn the_limits_under_an_upstream_server_are_stated_once_and_not_at_every_co
     }
     // The second stream ended after all commands were handled.
     gateway.stream().await.hello().await;
-    let stated = log.levels("it does not serve telemetry or miner commands");
+    let stated = levels("it does not serve telemetry or miner commands");
     assert_eq!(stated, [Level::INFO]);
-    assert_eq!(log.levels("refused a command"), [Level::DEBUG; 6]);
+    assert_eq!(levels("refused a command"), [Level::DEBUG; 6]);
 }
 
 #[tokio::test]
 async fn the_reasons_of_failed_handshakes_and_lost_streams_are_logged_once_per_change() {
-    let (log, _guard) = Log::start();
+    collect();
     let gateway = Gateway::start().await;
     let soon =
         |text: &str| RpcError::resource_exhausted(text).with_retry_after(Duration::from_millis(20));
@@ -123,9 +133,9 @@ async fn the_reasons_of_failed_handshakes_and_lost_streams_are_logged_once_per_c
         ("the second reason", Level::WARN),
         ("come back", Level::INFO),
     ] {
-        let levels = log.levels(text);
-        let count = levels.iter().filter(|one| **one == level).count();
-        assert_eq!(count, 1, "{text}: {levels:?}");
-        assert!(levels.contains(&Level::DEBUG), "{text}: {levels:?}");
+        let found = levels(text);
+        let count = found.iter().filter(|one| **one == level).count();
+        assert_eq!(count, 1, "{text}: {found:?}");
+        assert!(found.contains(&Level::DEBUG), "{text}: {found:?}");
     }
 }
