@@ -512,10 +512,11 @@ pub(crate) fn discovered_device(
         manufacturer: facts.manufacturer,
         firmware_version: facts.firmware,
         last_seen: Some(timestamp(row.last_seen)),
-        pairing_status: match status {
-            // Upstream clients know no other name for it.
-            PairingStatus::Open => PairingStatus::Paired,
-            other => other,
+        // Upstream clients know no other name for an open device.
+        pairing_status: if status == PairingStatus::Open {
+            PairingStatus::Paired
+        } else {
+            status
         }
         .to_string(),
     }

@@ -269,10 +269,10 @@ async fn nodes(app: &App, org: OrgId, choice: &NodeChoice) -> Result<Vec<NodeRow
 
 /// The choice for people.
 pub(crate) fn shown(choice: &NodeChoice) -> String {
-    match choice {
-        NodeChoice::Auto => "all nodes".to_owned(),
-        other => other.to_string(),
+    if *choice == NodeChoice::Auto {
+        return "all nodes".to_owned();
     }
+    choice.to_string()
 }
 
 fn participant(app: &App, row: &NodeRow, sites: &[SiteRow]) -> Result<Participant, RpcError> {

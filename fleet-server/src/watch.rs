@@ -29,7 +29,7 @@ pub(crate) enum Item {
     /// The next event of the log.
     Event(StoredEvent),
     /// The progress of the scan; not part of the log.
-    Progress(Progress),
+    Progress(Box<Progress>),
     /// A remark about the log; not part of it.
     Note(&'static str),
     /// A liveness signal after a while without items.
@@ -172,7 +172,7 @@ impl Watch {
             .is_none_or(|last| differs(last, &page.progress))
         {
             self.pending
-                .push_back(Item::Progress(page.progress.clone()));
+                .push_back(Item::Progress(Box::new(page.progress.clone())));
             self.last_progress = Some(page.progress);
         }
         // A full page may have successors, even of an ended scan.

@@ -146,9 +146,9 @@ fn an_absence_is_counted_in_scans_that_probed_the_endpoint() {
 fn a_device_of_two_ranges_that_are_scanned_in_turn_moves_once() {
     let mut series = Series::default();
     let (here, there) = (seen(1, "10.0.0.1:80", "1"), seen(1, "10.0.1.1:80", "1"));
-    assert_eq!(series.lines(&[here.clone()], &[]), ["new 1"]);
+    assert_eq!(series.lines(std::slice::from_ref(&here), &[]), ["new 1"]);
     let moved = ["moved 1 10.0.0.1 10.0.1.1"];
-    assert_eq!(series.lines(&[there.clone()], &[]), moved);
+    assert_eq!(series.lines(std::slice::from_ref(&there), &[]), moved);
     for again in [&here, &there, &here] {
         let found = series.lines(std::slice::from_ref(again), &[]);
         assert_eq!(found, Vec::<String>::new());

@@ -38,7 +38,7 @@ impl Resolver for Even {
             .next()
             .and_then(|octet| octet.parse().ok())
             .unwrap_or(1);
-        let name = (last % 2 == 0).then(|| format!("Miner-{last}.lan."));
+        let name = (last.is_multiple_of(2)).then(|| format!("Miner-{last}.lan."));
         Box::pin(async move { NamedBy::new(&name?, NameSource::ReverseDns) })
     }
 }
@@ -70,7 +70,7 @@ async fn devices_have_the_names_of_the_name_server() {
             .and_then(|octet| octet.parse().ok())
             .expect("an octet");
         let name = device.facts.host_name.map(|known| known.to_string());
-        let expected = (last % 2 == 0).then(|| format!("dns:miner-{last}.lan"));
+        let expected = (last.is_multiple_of(2)).then(|| format!("dns:miner-{last}.lan"));
         assert_eq!(name, expected, "{ip}");
     }
 }

@@ -368,7 +368,8 @@ fn pair_row(result: FleetNodePairResult) -> Result<PairRow, (PairRejectReason, S
     let sealed = sealed
         // No password worked at a device that needs none.
         .filter(|sealed| {
-            !parsed.open && !(sealed.username.is_empty() && sealed.password.is_empty())
+            let is_empty = sealed.username.is_empty() && sealed.password.is_empty();
+            !parsed.open && !is_empty
         })
         .map(|sealed| SealedCredentials {
             username: sealed.username.to_vec(),

@@ -31,8 +31,8 @@ const STEPS: &[Step] = steps![
     "m0011_alerts",
     "m0012_overview",
     "m0013_scan_shares",
-    "m0015_device_page",
-    "m0016_address_order",
+    "m0014_device_page",
+    "m0015_address_order",
 ];
 
 /// One migration.

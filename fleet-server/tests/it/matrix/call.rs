@@ -14,7 +14,7 @@ pub(super) struct Answer {
     code: String,
     pub(super) body: String,
     /// The reason and the facts of a refusal.
-    pub(super) stated: Option<(String, BTreeMap<String, String>)>,
+    pub(super) stated: Option<Facts>,
 }
 
 impl Answer {
@@ -99,8 +99,11 @@ impl Answer {
     }
 }
 
+/// The reason of an error, and its facts by name.
+type Facts = (String, BTreeMap<String, String>);
+
 /// The error with its facts in clear text, so that ids in them can be compared.
-fn with_facts(body: String) -> (String, Option<(String, BTreeMap<String, String>)>) {
+fn with_facts(body: String) -> (String, Option<Facts>) {
     let Ok(mut error) = serde_json::from_str::<serde_json::Value>(&body) else {
         return (body, None);
     };

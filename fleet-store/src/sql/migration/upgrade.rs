@@ -196,7 +196,7 @@ async fn every_migration_keeps_the_rows_of_the_schema_before_it() {
 async fn devices_of_earlier_versions_sort_by_address() {
     on_both("addresses", |store| async move {
         let steps = STEPS.iter().zip(ROWS);
-        for (step, own) in steps.take_while(|(step, _)| step.name != "m0016_address_order") {
+        for (step, own) in steps.take_while(|(step, _)| step.name != "m0015_address_order") {
             Migrator::up(store.writer(), Some(1))
                 .await
                 .expect(step.name);
