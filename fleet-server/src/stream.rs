@@ -11,6 +11,7 @@ use std::{
 
 use fleet_core::{
     CommandId, ConnectionId, Epoch, InstanceId,
+    limits::HELLO_TIMEOUT,
     outcome::{AckCode, verdict_of_ack},
 };
 use fleet_registry::{
@@ -57,13 +58,11 @@ pub(crate) async fn open(
     mut inbound: BoxStream<ControlStreamRequest>,
 ) -> Result<Reply<BoxStream<ControlStreamResponse>>, RpcError> {
     let mut opened = app.hub.open(node.node).map_err(|refused| match refused {
-        hub::OpenRefused::OfNode(_) => RpcError::resource_exhausted(refused.to_string())
-            .with_reason("TOO_MANY_STREAMS")
-            .with_fact("node_id", node.node),
-        hub::OpenRefused::Registry(OpenRefused::TooMany(_)) => {
+        hub::OpenRefused::OfNode(_) | hub::OpenRefused::Registry(OpenRefused::TooMany(_)) => {
             RpcError::resource_exhausted(refused.to_string())
                 .with_reason("TOO_MANY_STREAMS")
                 .with_fact("node_id", node.node)
+                .with_retry_after(HELLO_TIMEOUT)
         }
         hub::OpenRefused::Registry(OpenRefused::Draining { retry_after }) => {
             RpcError::not_active(refused.to_string())
@@ -140,7 +139,8 @@ async fn hello(
     let first = tokio::select! {
         first = inbound.next() => first,
         evicted = opened.outbox.recv() => {
-            return Err(evicted.and_then(Result::err).unwrap_or_else(|| RpcError::unavailable("the stream was ended").with_reason("STREAM_ENDED")));
+            let ended = || RpcError::unavailable("the stream was ended").with_reason("STREAM_ENDED");
+            return Err(evicted.and_then(Result::err).unwrap_or_else(ended));
         }
     };
     match first {

@@ -25,11 +25,15 @@ const DELETED: &str = "the earlier events of this scan are no longer kept; its d
 
 /// An item of a watch.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all items are events, so a box would only add allocations"
+)]
 pub(crate) enum Item {
     /// The next event of the log.
     Event(StoredEvent),
     /// The progress of the scan; not part of the log.
-    Progress(Box<Progress>),
+    Progress(Progress),
     /// A remark about the log; not part of it.
     Note(&'static str),
     /// A liveness signal after a while without items.
@@ -172,7 +176,7 @@ impl Watch {
             .is_none_or(|last| differs(last, &page.progress))
         {
             self.pending
-                .push_back(Item::Progress(Box::new(page.progress.clone())));
+                .push_back(Item::Progress(page.progress.clone()));
             self.last_progress = Some(page.progress);
         }
         // A full page may have successors, even of an ended scan.

@@ -480,7 +480,7 @@ impl Run {
             phase: "sweep".to_owned(),
             elapsed: Duration::from_millis(self.elapsed_ms()),
         };
-        self.send(Item::Progress(Box::new(progress))).await
+        self.send(Item::Progress(progress)).await
     }
 
     async fn send(&self, item: Item) -> Result<(), Stop> {
