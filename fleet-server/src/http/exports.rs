@@ -27,7 +27,7 @@ pub(super) async fn difference(
     let operator = caller::operator(app, parts, from).await?;
     caller::mark_known(parts, &operator);
     auth::permit(app, &operator, Permission::NodeRead, parts.uri.path(), from).await?;
-    let _permit = auth::count_operator(app, &operator, false)?;
+    let permit = auth::count_operator(app, &operator, false)?;
     let scan: ScanId = convert::id("scan_id", scan)?;
     let against = parameter(parts, "against")
         .map(|text| convert::id("against", text))
@@ -35,6 +35,7 @@ pub(super) async fn difference(
     let group: Option<Group> = parameter(parts, "group")
         .map(|text| convert::id("group", text))
         .transpose()?;
+    permit.hold(app.whole_answers.wait(operator.org).await?);
     let found = results::difference(app, operator.org, scan, against).await?;
     let (content_type, file_body) = if file.ends_with(".csv") {
         (
@@ -44,11 +45,9 @@ pub(super) async fn difference(
     } else {
         ("application/json", json(found, group))
     };
-    let mut response = respond(
-        StatusCode::OK,
-        content_type,
-        Body::from(Bytes::from(file_body)),
-    );
+    // Counted until the caller has read it: the whole file is in memory.
+    let body = Body::from(Bytes::from(file_body)).holding(permit);
+    let mut response = respond(StatusCode::OK, content_type, body);
     let name = format!("attachment; filename=\"scan-{scan}-{file}\"");
     if let Ok(name) = HeaderValue::from_str(&name) {
         response
