@@ -1,6 +1,8 @@
-//! `Debug` of the messages that carry secrets: lengths instead of texts.
+//! The messages that carry secrets: their `Debug` shows lengths instead of texts, and the login for a plugin is wiped.
 
 use std::fmt;
+
+use zeroize::Zeroize;
 
 use crate::generated::{
     fleet::v1 as fleet, fleetnodeadmin::v1 as admin, fleetnodegateway::v1 as gateway,
@@ -88,5 +90,14 @@ impl fmt::Debug for pairing::Credentials {
             .field("password", &self.password.as_ref().map(|p| Hidden(p.len())))
             .field("try_defaults", &self.try_defaults)
             .finish()
+    }
+}
+
+/// A plugin's login is overwritten when it is dropped. Other messages with passwords are taken apart by their receivers,
+/// which wipe the parts.
+impl Drop for sdk::UsernamePassword {
+    fn drop(&mut self) {
+        self.username.zeroize();
+        self.password.zeroize();
     }
 }

@@ -214,6 +214,7 @@ fn server_config(config: &Serve) -> ServerConfig {
             .direct
             .clone()
             .map(|networks| direct::path(networks, config.direct_organization.clone())),
+        network_owner: config.direct_organization.clone(),
         scan_events_kept: match config.scan_events_days {
             0 => None,
             days => Some(DAY * days),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use fleet_core::{
     CommandId, Epoch, HostReport, NodeId, OperatorId, OrgId, PairingId, Port, Priority, ScanId,
-    ScanState, Timestamp,
+    ScanState, SiteId, Timestamp,
     outcome::{AckVerdict, Conclusion},
 };
 use fleet_discovery::{
@@ -204,6 +204,10 @@ pub struct ShareRow {
     pub node: NodeId,
     /// The node's name.
     pub node_name: String,
+    /// The node's current site.
+    pub site: SiteId,
+    /// The name of that site.
+    pub site_name: String,
     /// The state.
     pub state: ScanState,
     /// The number of its targets, without the skipped ones.

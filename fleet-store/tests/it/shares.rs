@@ -31,7 +31,7 @@ contract! {
     a_schedule_keeps_the_nodes_as_they_were_named
 }
 
-fn ready(site: &Site, nodes: &[(Node, &str)], target: &str) -> NewScan {
+pub(crate) fn ready(site: &Site, nodes: &[(Node, &str)], target: &str) -> NewScan {
     let participants: Vec<Participant> = nodes
         .iter()
         .map(|(node, subnet)| Participant {
