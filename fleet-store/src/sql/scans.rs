@@ -536,6 +536,7 @@ fn rows(new: &NewScan) -> Result<Rows, DbErr> {
         node,
         chunks: own,
         targets: addresses,
+        rate,
     } in &new.shares
     {
         let Some((own, others)) = left.split_at_checked(*own) else {
@@ -553,6 +554,7 @@ fn rows(new: &NewScan) -> Result<Rows, DbErr> {
             code: Set(None),
             reason: Set(String::new()),
             targets: Set(count(*addresses)),
+            rate: Set(i64::from(*rate)),
             chunks: Set(count(own.len() as u64)),
             chunks_done: Set(0),
             units: Set(units(own)),
