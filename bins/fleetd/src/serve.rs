@@ -220,6 +220,7 @@ fn server_config(config: &Serve) -> ServerConfig {
             days => Some(DAY * days),
         },
         smtp: config.smtp.clone(),
+        webhook_roots: config.webhook_roots.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
         public_https: page(config).starts_with("https://"),
         ..ServerConfig::default()
