@@ -27,6 +27,7 @@ use crate::{
     metrics::Metrics,
     pair::ForwardKey,
     passwords::Passwords,
+    provider::Provider,
     readiness::Readiness,
     replicas::Replicas,
     wakeups::Wakeups,
@@ -90,6 +91,7 @@ pub(crate) struct App {
     pub(crate) undeclared_proxies: UndeclaredProxies,
     pub(crate) auditor: Auditor,
     pub(crate) passwords: Passwords,
+    pub(crate) provider: Option<Provider>,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Metrics,
     /// Fires when the server begins to shut down: watches end, and nodes are notified.
@@ -139,6 +141,7 @@ impl App {
             differences: KeySlots::new(1, 16),
             undeclared_proxies: UndeclaredProxies::default(),
             passwords: Passwords::new(),
+            provider: config.provider.clone().map(Provider::new),
             readiness: Readiness::new(),
             metrics: Metrics::default(),
             drain: CancellationToken::new(),

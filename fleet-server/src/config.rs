@@ -7,7 +7,7 @@ use fleet_wire::client::Roots;
 use ipnetwork::IpNetwork;
 use zeroize::Zeroizing;
 
-use crate::prober::Prober;
+use crate::{prober::Prober, provider::SignInProvider};
 
 /// The configuration of a [`Server`](crate::Server).
 #[derive(Clone, Debug)]
@@ -35,6 +35,11 @@ pub struct ServerConfig {
     pub smtp: Option<Smtp>,
     /// The authorities that sign the certificates of webhooks.
     pub webhook_roots: Roots,
+    /// The OpenID provider through which operators sign in, if there is one.
+    pub provider: Option<SignInProvider>,
+    /// Whether operators sign in with passwords. If not, only one-time passwords are accepted, which `fleetd admin`
+    /// creates.
+    pub password_sign_in: bool,
 }
 
 /// How long the events of a scan are kept by default.
@@ -54,6 +59,8 @@ impl Default for ServerConfig {
             scan_events_kept: Some(EVENTS_KEPT),
             smtp: None,
             webhook_roots: Roots::System,
+            provider: None,
+            password_sign_in: true,
         }
     }
 }

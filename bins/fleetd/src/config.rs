@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use crate::{
     cli::{DatabaseArgs, LogArgs, LogFormat, ServeArgs},
+    oidc::{self, OidcFile, SignIn, Switch},
     smtp::SmtpFile,
 };
 
@@ -64,6 +65,8 @@ struct File {
     direct: DirectFile,
     retention: RetentionFile,
     smtp: Option<SmtpFile>,
+    oidc: OidcFile,
+    password_sign_in: Option<Switch>,
 }
 
 /// How long data is kept.
@@ -157,6 +160,8 @@ pub(crate) struct Serve {
     pub(crate) metrics: Option<SocketAddr>,
     /// How e-mail is sent; `None` if it is off.
     pub(crate) smtp: Option<Smtp>,
+    /// How operators sign in.
+    pub(crate) sign_in: SignIn,
 }
 
 /// A port, or an address with a port.
@@ -275,6 +280,13 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
         .smtp
         .map(|smtp| smtp.interpret(std::env::var(crate::smtp::PASSWORD).ok()))
         .transpose()?;
+    let sign_in = oidc::interpret(
+        args.oidc,
+        file.oidc,
+        file.password_sign_in,
+        public_url.as_deref(),
+        std::env::var(oidc::SECRET).ok(),
+    )?;
     Ok(Serve {
         database,
         listen,
@@ -294,6 +306,7 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
         scan_events_days: file.retention.scan_events_days.unwrap_or(EVENTS_KEPT_DAYS),
         metrics,
         smtp,
+        sign_in,
     })
 }
 
