@@ -34,6 +34,11 @@ pub struct ServerConfig {
     pub network_owner: Option<String>,
     /// How long the events of a scan are kept after its end; none keeps them for ever. The audit trail is always kept.
     pub scan_events_kept: Option<Duration>,
+    /// How long whole scans with their results are kept after their end; none keeps them for ever.
+    pub scans_kept: Option<Duration>,
+    /// Whether the last scan of the same targets with a result is kept beyond that, because the next one is compared with
+    /// it.
+    pub last_scans_kept: bool,
     /// How the server sends e-mail; none switches that off.
     pub smtp: Option<Smtp>,
     /// The authorities that sign the certificates of webhooks.
@@ -56,6 +61,8 @@ impl Default for ServerConfig {
             direct: None,
             network_owner: None,
             scan_events_kept: Some(EVENTS_KEPT),
+            scans_kept: None,
+            last_scans_kept: true,
             smtp: None,
             webhook_roots: Roots::System,
         }

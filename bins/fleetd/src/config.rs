@@ -72,6 +72,10 @@ struct File {
 struct RetentionFile {
     /// Days after the end of a scan; 0 keeps its events for ever.
     scan_events_days: Option<u32>,
+    /// Days after the end of a scan; 0 keeps it with its results for ever.
+    scan_results_days: Option<u32>,
+    /// Whether the last result of the same targets is kept for longer.
+    keep_last_results: Option<bool>,
 }
 
 /// Limits of calls per minute. 0 means unlimited; an absent key is the default of [`Rates`].
@@ -153,6 +157,10 @@ pub(crate) struct Serve {
     pub(crate) direct_organization: Option<String>,
     /// How many days the events of an ended scan are kept; 0 means for ever.
     pub(crate) scan_events_days: u32,
+    /// How many days an ended scan is kept with its results; 0 means for ever.
+    pub(crate) scan_results_days: u32,
+    /// Whether the last result of the same targets is kept for longer.
+    pub(crate) keep_last_results: bool,
     /// Where metrics are served; `None` if they are off.
     pub(crate) metrics: Option<SocketAddr>,
     /// How e-mail is sent; `None` if it is off.
@@ -292,6 +300,8 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
         direct,
         direct_organization: file.direct.organization,
         scan_events_days: file.retention.scan_events_days.unwrap_or(EVENTS_KEPT_DAYS),
+        scan_results_days: file.retention.scan_results_days.unwrap_or(0),
+        keep_last_results: file.retention.keep_last_results.unwrap_or(true),
         metrics,
         smtp,
     })
@@ -459,6 +469,15 @@ mod tests {
         assert_eq!(serve(args(None)).expect("is fine").scan_events_days, 30);
         let (_dir, given) = with_file("[retention]\nscan-events-days = 7\n");
         assert_eq!(serve(given).expect("is fine").scan_events_days, 7);
+    }
+
+    #[test]
+    fn scans_are_kept_for_ever_unless_the_file_says_otherwise() {
+        let kept = |config: Serve| (config.scan_results_days, config.keep_last_results);
+        assert_eq!(kept(serve(args(None)).expect("is fine")), (0, true));
+        let (_dir, given) =
+            with_file("[retention]\nscan-results-days = 90\nkeep-last-results = false\n");
+        assert_eq!(kept(serve(given).expect("is fine")), (90, false));
     }
 
     #[test]
