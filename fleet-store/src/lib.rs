@@ -56,7 +56,8 @@ pub use api::{
     replicas::{ENDED_FOR, Notification, Orders, Replicas},
     reports::{NewReport, Pins, PinsError, PinsTaken, ReportAnswer, ReportError, Reports},
     results::{
-        Against, DifferenceError, RejectedReport, Results, ScanDifference, UnidentifiedHost,
+        Against, DifferenceError, NodeOfSite, RejectedReport, Results, ScanDifference,
+        UnidentifiedHost,
     },
     scans::{
         Ack, Acked, CancelScanError, Canceled, Completion, CreateScanError, CreatedScan, Dispatch,

@@ -214,11 +214,13 @@ fn server_config(config: &Serve) -> ServerConfig {
             .direct
             .clone()
             .map(|networks| direct::path(networks, config.direct_organization.clone())),
+        network_owner: config.direct_organization.clone(),
         scan_events_kept: match config.scan_events_days {
             0 => None,
             days => Some(DAY * days),
         },
         smtp: config.smtp.clone(),
+        webhook_roots: config.webhook_roots.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
         public_https: page(config).starts_with("https://"),
         ..ServerConfig::default()

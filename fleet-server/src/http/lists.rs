@@ -66,6 +66,7 @@ const HOST_COLUMNS: &[&str] = &[
     "requests",
     "reportedAt",
     "recordCommand",
+    "fleetNodeId",
 ];
 
 /// Columns of a CSV file of scans: paths in their JSON.
@@ -92,6 +93,10 @@ const SCAN_COLUMNS: &[&str] = &[
     "ledger.unknown",
     "ledger.accepted",
     "ledger.rejected",
+    "name",
+    "shares.nodeName",
+    "shares.siteName",
+    "shares.state",
 ];
 
 /// The rows of an export, and the position in them.
@@ -541,8 +546,15 @@ mod tests {
         });
         let scan = to_json(&Scan {
             scan_id: text(),
+            name: text(),
             node_name: text(),
             fleet_node_id: 1,
+            shares: vec![fleet_wire::fleet::ScanShare {
+                node_name: text(),
+                site_name: text(),
+                state: 1,
+                ..fleet_wire::fleet::ScanShare::default()
+            }],
             state: 1,
             priority: 1,
             created_at: time,

@@ -184,6 +184,25 @@ async fn a_difference_is_the_same_in_pages_and_files() {
     let records: Vec<&str> = csv.body.lines().collect();
     assert_eq!(records.len(), expected.len() + 1, "{}", csv.body);
     assert!(records[3].starts_with("moved,"), "{}", records[3]);
+    // A node has a site with its own name unless it shares one.
+    let name = whole.rows[0].node_name.as_str();
+    assert!(!name.is_empty());
+    assert_eq!(
+        (
+            whole.rows[0].fleet_node_id,
+            whole.rows[0].site_name.as_str()
+        ),
+        (enrolled.id.0, name)
+    );
+    let where_it_ran = format!("{name},{name},{name},{name}");
+    assert!(records[3].ends_with(&where_it_ran), "{}", records[3]);
+    let lines = file("difference.ndjson?group=missing").await;
+    assert_eq!(lines.header("content-type"), "application/x-ndjson");
+    let row: serde_json::Value = serde_json::from_str(lines.body.trim_end()).expect("a line");
+    assert_eq!(
+        (&row["nodeName"], &row["siteName"]),
+        (&name.into(), &name.into())
+    );
     let json = file(&format!("difference.json?group=missing&against={first}"))
         .await
         .json();

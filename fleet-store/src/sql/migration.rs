@@ -33,6 +33,7 @@ const STEPS: &[Step] = steps![
     "m0013_scan_shares",
     "m0014_device_page",
     "m0015_address_order",
+    "m0018_share_rate",
 ];
 
 /// One migration.

@@ -17,11 +17,11 @@ use super::{
     hosts, inserts,
     locked::{LockedScan, conclusion_of_share},
     nodes,
-    results::hash_of_targets,
+    results::{hash_of_targets, load::nodes_of_sites},
 };
 use crate::{
-    CreateScanError, CreatedScan, EventPage, NewScan, NewShare, Progress, Queueing, ScanHistory,
-    ScanHost, ScanRow, Scans, ShareRow, StoredEvent, sql::prelude::*,
+    CreateScanError, CreatedScan, EventPage, NewScan, NewShare, NodeOfSite, Progress, Queueing,
+    ScanHistory, ScanHost, ScanRow, Scans, ShareRow, StoredEvent, sql::prelude::*,
 };
 
 #[async_trait]
@@ -235,13 +235,8 @@ async fn read(
         .order_by_asc(scan_share::Column::NodeId)
         .all(db)
         .await?;
-    let nodes: BTreeMap<i64, String> = node::Entity::find()
-        .filter(node::Column::Id.is_in(found.iter().map(|share| share.node_id)))
-        .all(db)
-        .await?
-        .into_iter()
-        .map(|node| (node.id, node.name))
-        .collect();
+    let of_shares = found.iter().map(|share| share.node_id).collect();
+    let nodes = nodes_of_sites(db, &of_shares).await?;
     let mut shares: BTreeMap<AsText<ScanId>, Vec<scan_share::Model>> = BTreeMap::new();
     for share in found {
         shares.entry(share.scan_id).or_default().push(share);
@@ -317,11 +312,18 @@ fn queued_until(shares: &[scan_share::Model]) -> Option<Timestamp> {
     waiting.or_else(|| shares.iter().map(until).max())
 }
 
-fn shown(share: scan_share::Model, nodes: &BTreeMap<i64, String>) -> Result<ShareRow, DbErr> {
+fn shown(
+    share: scan_share::Model,
+    nodes: &BTreeMap<NodeId, NodeOfSite>,
+) -> Result<ShareRow, DbErr> {
     let targets = read_count(share.targets)?;
+    let node = nodes.get(&NodeId(share.node_id));
+    let node = node.ok_or_else(|| unreadable("scan share", "its node is missing"))?;
     Ok(ShareRow {
         node: NodeId(share.node_id),
-        node_name: nodes.get(&share.node_id).cloned().unwrap_or_default(),
+        node_name: node.name.clone(),
+        site: node.site,
+        site_name: node.site_name.clone(),
         state: share.state.0,
         targets,
         done: scaled(share.units_done, share.units, targets)?,
@@ -534,6 +536,7 @@ fn rows(new: &NewScan) -> Result<Rows, DbErr> {
         node,
         chunks: own,
         targets: addresses,
+        rate,
     } in &new.shares
     {
         let Some((own, others)) = left.split_at_checked(*own) else {
@@ -551,6 +554,7 @@ fn rows(new: &NewScan) -> Result<Rows, DbErr> {
             code: Set(None),
             reason: Set(String::new()),
             targets: Set(count(*addresses)),
+            rate: Set(i64::from(*rate)),
             chunks: Set(count(own.len() as u64)),
             chunks_done: Set(0),
             units: Set(units(own)),

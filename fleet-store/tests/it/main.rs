@@ -36,6 +36,7 @@ mod schedules;
 mod schema;
 mod search;
 mod sessions;
+mod several_sites;
 mod shares;
 mod site_rules;
 mod sites;

@@ -61,6 +61,8 @@ entity! {
         pub reason: String,
         /// The targets of the node, without the skipped ones.
         pub targets: i64,
+        /// The probes per second of the node; 0 if unknown.
+        pub rate: i64,
         pub chunks: i64,
         pub chunks_done: i64,
         /// The targets of all chunks. A target is in several, one for each share of its ports.
