@@ -134,6 +134,8 @@ pub struct Smtp {
     pub from: String,
     /// The user and the password, if the mail server wants them.
     pub login: Option<(String, Zeroizing<String>)>,
+    /// PEM text with authorities that may sign its certificate, besides those of the operating system.
+    pub ca: Option<String>,
 }
 
 impl fmt::Debug for Smtp {

@@ -81,6 +81,17 @@ debug!(
     [],
     [current_password, new_password]
 );
+// The path or query of a webhook's URL can be a secret.
+debug!(
+    fleet::CreateAlertChannelRequest,
+    [name, email],
+    [webhook_url]
+);
+debug!(
+    fleet::CreateAlertChannelResponse,
+    [channel],
+    [signing_secret]
+);
 debug!(sdk::UsernamePassword, [], [username, password]);
 
 impl fmt::Debug for pairing::Credentials {

@@ -9,10 +9,12 @@ use std::{
 
 use fleet_core::{AddressPolicy, classify};
 use fleet_server::{Rates, Smtp};
+use fleet_wire::client::Roots;
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
 use crate::{
+    authorities,
     cli::{DatabaseArgs, LogArgs, LogFormat, ServeArgs},
     smtp::SmtpFile,
 };
@@ -64,6 +66,15 @@ struct File {
     direct: DirectFile,
     retention: RetentionFile,
     smtp: Option<SmtpFile>,
+    webhooks: WebhooksFile,
+}
+
+/// How messages are sent to webhooks.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct WebhooksFile {
+    /// A PEM file with authorities besides those of the operating system.
+    ca_file: Option<PathBuf>,
 }
 
 /// How long data is kept.
@@ -165,6 +176,8 @@ pub(crate) struct Serve {
     pub(crate) metrics: Option<SocketAddr>,
     /// How e-mail is sent; `None` if it is off.
     pub(crate) smtp: Option<Smtp>,
+    /// The authorities that sign the certificates of webhooks.
+    pub(crate) webhook_roots: Roots,
 }
 
 /// A port, or an address with a port.
@@ -283,6 +296,10 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
         .smtp
         .map(|smtp| smtp.interpret(std::env::var(crate::smtp::PASSWORD).ok()))
         .transpose()?;
+    let webhook_roots = match &file.webhooks.ca_file {
+        Some(ca) => Roots::SystemAnd(authorities::read("webhooks.ca-file", ca)?),
+        None => Roots::System,
+    };
     Ok(Serve {
         database,
         listen,
@@ -304,6 +321,7 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
         keep_last_results: file.retention.keep_last_results.unwrap_or(true),
         metrics,
         smtp,
+        webhook_roots,
     })
 }
 
@@ -532,6 +550,10 @@ mod tests {
             ("public-url = \"fleet\"\n", "public-url"),
             ("metrics-listen = \"here\"\n", "metrics-listen"),
             ("[rates]\nregistrations = 1\n", "registrations"),
+            (
+                "[webhooks]\nca-file = \"/none\"\n",
+                "webhooks.ca-file /none",
+            ),
         ] {
             let (_dir, given) = with_file(text);
             let refused = serve(given).expect_err(text).to_string();

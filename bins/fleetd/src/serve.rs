@@ -224,6 +224,7 @@ fn server_config(config: &Serve) -> ServerConfig {
         scans_kept: days(config.scan_results_days),
         last_scans_kept: config.keep_last_results,
         smtp: config.smtp.clone(),
+        webhook_roots: config.webhook_roots.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
         public_https: page(config).starts_with("https://"),
         ..ServerConfig::default()

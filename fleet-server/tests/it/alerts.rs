@@ -474,6 +474,7 @@ async fn a_message_by_mail_is_retried_and_lists_what_happened() {
             security: SmtpSecurity::None,
             from: "Fleet <fleet@fleet.test>".to_owned(),
             login: Some(("fleet".to_owned(), "pass word".to_owned().into())),
+            ca: None,
         }),
         ..ServerConfig::default()
     })
