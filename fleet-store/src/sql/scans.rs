@@ -12,7 +12,7 @@ use fleet_discovery::{Chunk, NoRoom, NodeChoice, NodeLoad, Scope, check_room};
 
 use super::{
     audit, codec, commands,
-    entity::{chunk, node, operator, scan, scan_event, scan_request, scan_share},
+    entity::{chunk, operator, scan, scan_event, scan_request, scan_share},
     hosts, inserts,
     locked::{LockedScan, conclusion_of_share},
     nodes,
