@@ -88,6 +88,8 @@ pub(crate) struct App {
     pub(crate) lookups: Lookups,
     /// A difference holds the rows of two scans: one at a time in each organization.
     pub(crate) differences: KeySlots<OrgId>,
+    /// Answers of an organization that are in memory as a whole until they are sent, of up to 65,536 rows each.
+    pub(crate) whole_answers: KeySlots<OrgId>,
     pub(crate) undeclared_proxies: UndeclaredProxies,
     pub(crate) auditor: Auditor,
     pub(crate) passwords: Passwords,
@@ -139,6 +141,7 @@ impl App {
             call_limits: CallLimits::default(),
             lookups: Lookups::default(),
             differences: KeySlots::new(1, 16),
+            whole_answers: KeySlots::new(4, 16),
             undeclared_proxies: UndeclaredProxies::default(),
             passwords: Passwords::new(),
             provider: config.provider.clone().map(Provider::new),

@@ -29,8 +29,16 @@ pub struct ServerConfig {
     pub drain_window: Duration,
     /// How the server reaches devices itself; none switches that off.
     pub direct: Option<DirectPath>,
+    /// The name of the organization that owns the server's own network. Only its webhooks go to private addresses. Without
+    /// it, the server must have only one organization for that.
+    pub network_owner: Option<String>,
     /// How long the events of a scan are kept after its end; none keeps them for ever. The audit trail is always kept.
     pub scan_events_kept: Option<Duration>,
+    /// How long whole scans with their results are kept after their end; none keeps them for ever.
+    pub scans_kept: Option<Duration>,
+    /// Whether the last scan of the same targets with a result is kept beyond that, because the next one is compared with
+    /// it.
+    pub last_scans_kept: bool,
     /// How the server sends e-mail; none switches that off.
     pub smtp: Option<Smtp>,
     /// The authorities that sign the certificates of webhooks.
@@ -56,7 +64,10 @@ impl Default for ServerConfig {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             drain_window: Duration::from_secs(10),
             direct: None,
+            network_owner: None,
             scan_events_kept: Some(EVENTS_KEPT),
+            scans_kept: None,
+            last_scans_kept: true,
             smtp: None,
             webhook_roots: Roots::System,
             provider: None,
@@ -130,6 +141,8 @@ pub struct Smtp {
     pub from: String,
     /// The user and the password, if the mail server wants them.
     pub login: Option<(String, Zeroizing<String>)>,
+    /// PEM text with authorities that may sign its certificate, besides those of the operating system.
+    pub ca: Option<String>,
 }
 
 impl fmt::Debug for Smtp {

@@ -79,7 +79,7 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Bo
                 "api",
                 "scans",
                 scan,
-                file @ ("difference.csv" | "difference.json"),
+                file @ ("difference.csv" | "difference.json" | "difference.ndjson"),
             ],
         ) => exports::difference(&app, from, &parts, scan, file).await,
         (

@@ -17,6 +17,7 @@ pub(crate) mod removal;
 pub(crate) mod replicas;
 pub(crate) mod reports;
 pub(crate) mod results;
+pub(crate) mod retention;
 pub(crate) mod scans;
 pub(crate) mod schedules;
 pub(crate) mod search;

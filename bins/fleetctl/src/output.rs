@@ -320,6 +320,8 @@ mod tests {
                 port: 65_535,
                 reason: text.clone(),
                 count: 1,
+                node_name: text.clone(),
+                site_name: text.clone(),
                 ..DifferenceRow::default()
             },
             &["unspecified"],

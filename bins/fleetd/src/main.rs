@@ -1,6 +1,7 @@
 //! `fleetd`: parses the command line and runs the command.
 
 mod admin;
+mod authorities;
 mod cli;
 mod config;
 #[cfg(feature = "demo")]

@@ -10,7 +10,7 @@ use fleet_wire::client::{PostUrl, Roots};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::{config::ConfigError, smtp::password_of};
+use crate::{authorities, config::ConfigError, smtp::password_of};
 
 /// The variable with the client secret.
 pub(crate) const SECRET: &str = "FLEETD_OIDC_CLIENT_SECRET";
@@ -75,6 +75,8 @@ pub(crate) struct OidcFile {
     issuer: Option<String>,
     client_id: Option<String>,
     client_secret_file: Option<PathBuf>,
+    /// A PEM file with authorities besides those of the operating system.
+    ca_file: Option<PathBuf>,
     name: Option<String>,
     organization: Option<String>,
     domains: Vec<String>,
@@ -162,6 +164,10 @@ pub(crate) fn interpret(
             "oidc.domains contains `{wrong}`: write the domain alone, such as example.org"
         )));
     }
+    let roots = match &file.ca_file {
+        Some(ca) => Roots::SystemAnd(authorities::read("oidc.ca-file", ca)?),
+        None => Roots::System,
+    };
     let host = issuer
         .parse::<PostUrl>()
         .map_or_else(|_| "OpenID".to_owned(), |url| url.host().to_owned());
@@ -185,7 +191,7 @@ pub(crate) fn interpret(
                 .unwrap_or(false),
             roles,
         },
-        roots: Roots::System,
+        roots,
     };
     provider.check().map_err(|wrong| error(&wrong))?;
     Ok(SignIn {

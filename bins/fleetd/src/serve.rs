@@ -211,6 +211,11 @@ fn page(config: &Serve) -> String {
         .unwrap_or_else(|| format!("{scheme}://{}/", config.listen))
 }
 
+/// A time in days; 0 means no end.
+fn days(days: u32) -> Option<Duration> {
+    (days > 0).then(|| DAY * days)
+}
+
 fn server_config(config: &Serve) -> ServerConfig {
     ServerConfig {
         addresses: AddressPolicy {
@@ -223,13 +228,14 @@ fn server_config(config: &Serve) -> ServerConfig {
             .direct
             .clone()
             .map(|networks| direct::path(networks, config.direct_organization.clone())),
-        scan_events_kept: match config.scan_events_days {
-            0 => None,
-            days => Some(DAY * days),
-        },
+        network_owner: config.direct_organization.clone(),
+        scan_events_kept: days(config.scan_events_days),
+        scans_kept: days(config.scan_results_days),
+        last_scans_kept: config.keep_last_results,
         smtp: config.smtp.clone(),
         provider: config.sign_in.provider.clone(),
         password_sign_in: config.sign_in.passwords,
+        webhook_roots: config.webhook_roots.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
         public_https: page(config).starts_with("https://"),
         ..ServerConfig::default()

@@ -6,7 +6,7 @@ use fleet_server::{Smtp, SmtpSecurity};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::config::ConfigError;
+use crate::{authorities, config::ConfigError};
 
 /// The mail server for alerts.
 #[derive(Debug, Deserialize)]
@@ -19,6 +19,8 @@ pub(crate) struct SmtpFile {
     /// The sender, such as `Fleet <fleet@example.org>`.
     from: String,
     user: Option<String>,
+    /// A PEM file with authorities besides those of the operating system.
+    ca_file: Option<PathBuf>,
     /// The file with the password; otherwise it is in FLEETD_SMTP_PASSWORD.
     password_file: Option<PathBuf>,
 }
@@ -63,6 +65,15 @@ impl SmtpFile {
                 )));
             }
         };
+        let ca = match &self.ca_file {
+            Some(_) if security == SmtpSecurity::None => {
+                return Err(ConfigError::new(
+                    "smtp.ca-file is set but smtp.security is none: use starttls or tls".to_owned(),
+                ));
+            }
+            Some(file) => Some(authorities::read("smtp.ca-file", file)?),
+            None => None,
+        };
         let port = match security {
             SmtpSecurity::Tls => 465,
             SmtpSecurity::StartTls => 587,
@@ -74,6 +85,7 @@ impl SmtpFile {
             security,
             from: self.from,
             login,
+            ca,
         })
     }
 }
@@ -130,6 +142,14 @@ mod tests {
             ),
             (format!("{base}security = \"ssl\"\n"), "`ssl`"),
             (format!("{named}security = \"none\"\n"), "clear text"),
+            (
+                format!("{base}ca-file = \"/does/not/exist\"\n"),
+                "smtp.ca-file /does/not/exist",
+            ),
+            (
+                format!("{base}ca-file = \"x\"\nsecurity = \"none\"\n"),
+                "smtp.security is none",
+            ),
         ] {
             let refused = smtp(&text, None).expect_err(expected).to_string();
             assert!(refused.contains(expected), "{refused}");

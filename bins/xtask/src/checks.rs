@@ -105,8 +105,10 @@ pub(crate) fn build(session: &mut Session) -> Result<Verdict> {
 
 pub(crate) fn tests(session: &mut Session) -> Result<Verdict> {
     python::provide(session);
-    let verdict = session.suite(
-        session.cargo(&["test", "--workspace", "--tests", "--no-fail-fast"]),
+    let verdict = libtest(
+        session,
+        &["test", "--workspace", "--tests", "--no-fail-fast"],
+        &[],
         LONG,
     )?;
     if let Some(tests) = &mut session.tests {
@@ -116,8 +118,10 @@ pub(crate) fn tests(session: &mut Session) -> Result<Verdict> {
 }
 
 pub(crate) fn doctests(session: &mut Session) -> Result<Verdict> {
-    session.suite(
-        session.cargo(&["test", "--workspace", "--doc", "--no-fail-fast"]),
+    libtest(
+        session,
+        &["test", "--workspace", "--doc", "--no-fail-fast"],
+        &[],
         SHORT,
     )
 }
@@ -127,17 +131,12 @@ pub(crate) fn lab(session: &mut Session) -> Result<Verdict> {
         return Ok(Verdict::Skipped(format!("{error:#}")));
     }
     // The glob selects integration tests only. `--package` would resolve features differently and compile again.
-    let filter = [
-        "test",
-        "--workspace",
-        "--test",
-        "*",
-        "--no-fail-fast",
-        "--",
-        "--ignored",
-        LAB_PREFIX,
-    ];
-    let verdict = session.suite(session.cargo(&filter), SHORT)?;
+    let verdict = libtest(
+        session,
+        &["test", "--workspace", "--test", "*", "--no-fail-fast"],
+        &["--ignored", LAB_PREFIX],
+        SHORT,
+    )?;
     let ran = session
         .tests
         .as_ref()
@@ -148,6 +147,27 @@ pub(crate) fn lab(session: &mut Session) -> Result<Verdict> {
         )));
     }
     Ok(verdict)
+}
+
+/// Runs `cargo test` with the arguments of cargo and those of libtest. Named tests replace a filter.
+fn libtest(
+    session: &mut Session,
+    cargo: &[&str],
+    options: &[&str],
+    limit: Duration,
+) -> Result<Verdict> {
+    session.suite(limit, |session, names| {
+        let mut command = session.cargo(cargo);
+        command.arg("--");
+        match names {
+            [] => command.args(options),
+            names => command
+                .args(options.iter().filter(|option| option.starts_with("--")))
+                .arg("--exact")
+                .args(names),
+        };
+        command
+    })
 }
 
 fn belongs_to_lab(test: &str) -> bool {

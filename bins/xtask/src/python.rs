@@ -49,9 +49,14 @@ pub(crate) fn client(session: &mut Session) -> Result<Verdict> {
     };
     install_proxies();
     let server = Server::start(&session.bin_dir)?;
-    let mut pytest = pytest(&python, &folder, &server.url, &server.key);
-    pytest.args(BROWSER.iter().flat_map(|file| ["--ignore", file]));
-    session.suite(pytest, LIMIT)
+    session.suite(LIMIT, |_, names| {
+        let mut pytest = pytest(&python, &folder, &server.url, &server.key);
+        match names {
+            [] => pytest.args(BROWSER.iter().flat_map(|file| ["--ignore", file])),
+            names => pytest.args(names),
+        };
+        pytest
+    })
 }
 
 pub(crate) fn browser(session: &mut Session) -> Result<Verdict> {
@@ -66,19 +71,27 @@ pub(crate) fn browser(session: &mut Session) -> Result<Verdict> {
         Err(error) => return Ok(Verdict::Skipped(format!("{error:#}"))),
     };
     let demo = Demo::start(&session.bin_dir)?;
-    let mut pytest = pytest(&python, &folder, &demo.url, &demo.key);
-    pytest
-        .args(BROWSER)
-        .env("FLEET_JOURNEY_TARGETS", JOURNEY_TARGETS)
-        .env("FLEET_OPERATOR_EMAIL", &demo.email)
-        .env("FLEET_OPERATOR_PASSWORD", &demo.password)
-        .env("FLEET_CHROMIUM", browser.chromium)
-        .env("FLEET_CHROMEDRIVER", browser.driver);
-    match page::axe(session) {
-        Ok(axe) => drop(pytest.env("FLEET_AXE", axe)),
-        Err(error) => println!("accessibility is not tested: {error:#}"),
+    let axe = page::axe(session);
+    if let Err(error) = &axe {
+        println!("accessibility is not tested: {error:#}");
     }
-    session.suite(pytest, LIMIT)
+    session.suite(LIMIT, |_, names| {
+        let mut pytest = pytest(&python, &folder, &demo.url, &demo.key);
+        pytest
+            .env("FLEET_JOURNEY_TARGETS", JOURNEY_TARGETS)
+            .env("FLEET_OPERATOR_EMAIL", &demo.email)
+            .env("FLEET_OPERATOR_PASSWORD", &demo.password)
+            .env("FLEET_CHROMIUM", &browser.chromium)
+            .env("FLEET_CHROMEDRIVER", &browser.driver);
+        if let Ok(axe) = &axe {
+            pytest.env("FLEET_AXE", axe);
+        }
+        match names {
+            [] => pytest.args(BROWSER),
+            names => pytest.args(names),
+        };
+        pytest
+    })
 }
 
 /// Prepares Python for tests that host a plugin. Without it, these tests skip themselves.

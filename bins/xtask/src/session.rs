@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     postgres::{self, Cluster},
-    proc::{self, Scratch},
+    proc::{self, Ended, Scratch},
     steps::Verdict,
     tally::Tally,
 };
@@ -23,6 +23,9 @@ const PYTHON: &str = "FLEET_TEST_PYTHON";
 
 /// The directory of the built programs, for tests that start them.
 const BIN_DIR: &str = "FLEET_BIN_DIR";
+
+/// If more tests than this fail, something common to them is broken, and none of them is repeated.
+const MOST_REPEATED: usize = 3;
 
 /// The state of a test run.
 #[derive(Debug)]
@@ -75,8 +78,35 @@ impl Session {
         })
     }
 
-    /// Runs a test runner with the tests' environment, and counts tests.
-    pub(crate) fn suite(&mut self, mut command: Command, limit: Duration) -> Result<Verdict> {
+    /// Runs a test runner with the tests' environment, and counts tests. `runner` makes its command, for all tests or for
+    /// the named ones.
+    ///
+    /// Up to [`MOST_REPEATED`] failed tests run once more, without the others. A test that passes then is counted as passed
+    /// and listed as flaky. If one test fails only now and then, this tells it from a defect that every run shows.
+    pub(crate) fn suite(
+        &mut self,
+        limit: Duration,
+        runner: impl Fn(&Self, &[String]) -> Command,
+    ) -> Result<Verdict> {
+        let (mut tally, mut ended) = self.count(runner(self, &[]), limit)?;
+        if tally.may_repeat(MOST_REPEATED) {
+            println!("\nThe failed tests run once more, without the others.");
+            let (second, ended_again) = self.count(runner(self, &tally.failures), limit)?;
+            if tally.repeated(&second) {
+                ended = ended_again;
+            }
+        }
+        let failed = tally.failed;
+        self.tests = Some(tally);
+        Ok(match (ended.is_success(), failed) {
+            (true, 0) => Verdict::Passed,
+            (_, 0) => Verdict::Failed(ended.to_string()),
+            (_, failed) => Verdict::Failed(format!("{failed} tests failed")),
+        })
+    }
+
+    /// Runs a test runner once.
+    fn count(&self, mut command: Command, limit: Duration) -> Result<(Tally, Ended)> {
         let log = self.scratch.path().join("skipped");
         std::fs::write(&log, "").with_context(|| format!("writing {}", log.display()))?;
         command.env(SKIP_LOG, &log).env(BIN_DIR, &self.bin_dir);
@@ -86,16 +116,12 @@ impl Session {
         if let Some(python) = &self.python {
             command.env(PYTHON, python);
         }
-        let tally = self.tests.insert(Tally::default());
+        let mut tally = Tally::default();
         let ended = proc::run(&mut command, limit, |line| tally.read(line))?;
         std::fs::read_to_string(&log)?
             .lines()
             .for_each(|line| tally.record_skip(line));
-        Ok(match (ended.is_success(), tally.failed) {
-            (true, 0) => Verdict::Passed,
-            (_, 0) => Verdict::Failed(ended.to_string()),
-            (_, failed) => Verdict::Failed(format!("{failed} tests failed")),
-        })
+        Ok((tally, ended))
     }
 }
 

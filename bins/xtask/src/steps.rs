@@ -290,6 +290,14 @@ impl std::fmt::Display for Report {
         tests()
             .flat_map(|tests| &tests.failures)
             .try_for_each(|name| writeln!(f, "FAILED  {name}"))?;
+        tests()
+            .flat_map(|tests| &tests.flaky)
+            .try_for_each(|name| {
+                writeln!(
+                    f,
+                    "flaky   {name} (failed beside the others, passed without them)"
+                )
+            })?;
         let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (name, reason) in tests().flat_map(|tests| &tests.skipped) {
             by_reason.entry(reason).or_default().push(name);
@@ -407,6 +415,7 @@ mod tests {
             failed: 2,
             skipped,
             failures: vec!["c::d".into()],
+            flaky: vec!["e::f".into()],
         };
         let did_not_compile = Tally::default();
         let lines = vec![
@@ -431,7 +440,12 @@ mod tests {
             Some("11 passed, 4 failed, 2 skipped"),
             "{text}"
         );
-        for part in ["not root", "a::b (no database)", "FAILED  c::d"] {
+        for part in [
+            "not root",
+            "a::b (no database)",
+            "FAILED  c::d",
+            "flaky   e::f",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert!(!report.is_good());

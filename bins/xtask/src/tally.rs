@@ -12,6 +12,8 @@ pub(crate) struct Tally {
     pub(crate) skipped: Vec<(String, String)>,
     /// Names of the failed tests.
     pub(crate) failures: Vec<String>,
+    /// Names of the tests that failed beside the others and passed without them.
+    pub(crate) flaky: Vec<String>,
 }
 
 impl Tally {
@@ -38,6 +40,30 @@ impl Tally {
     pub(crate) fn record_skip(&mut self, line: &str) {
         self.passed = self.passed.saturating_sub(1);
         self.skipped.push(split_reason(line));
+    }
+
+    /// Whether the failed tests can run again by name: all are known, and there are at most `most`.
+    pub(crate) fn may_repeat(&self, most: usize) -> bool {
+        let failures = self.failures.len();
+        (1..=most).contains(&failures) && self.failed == failures as u64
+    }
+
+    /// Applies the result of running the failed tests once more. Returns whether each of them passed.
+    ///
+    /// If the second run counted fewer tests than failed, a name did not select its test, and nothing is changed.
+    pub(crate) fn repeated(&mut self, second: &Self) -> bool {
+        if second.passed + second.failed < self.failed {
+            return false;
+        }
+        let failures = std::mem::take(&mut self.failures);
+        let (failed, passed) = failures
+            .into_iter()
+            .partition(|name| second.failures.contains(name));
+        self.failures = failed;
+        self.flaky = passed;
+        self.failed = self.failures.len() as u64;
+        self.passed += self.flaky.len() as u64;
+        self.failures.is_empty()
     }
 
     /// One result line, `NAME ... ok|FAILED|ignored[, REASON]`, or a binary's closing line.
@@ -70,6 +96,7 @@ impl AddAssign for Tally {
         self.failed += other.failed;
         self.skipped.extend(other.skipped);
         self.failures.extend(other.failures);
+        self.flaky.extend(other.flaky);
     }
 }
 
@@ -144,6 +171,60 @@ mod tests {
             tally.skipped,
             [named("store::postgres::claims", "no PostgreSQL")]
         );
+    }
+
+    fn failed(names: &[&str]) -> Tally {
+        Tally {
+            failed: names.len() as u64,
+            failures: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..Tally::default()
+        }
+    }
+
+    #[test]
+    fn a_test_that_passes_when_repeated_is_listed_as_flaky() {
+        let mut first = failed(&["a::b", "c::d"]);
+        let second = Tally {
+            passed: 1,
+            ..failed(&["c::d"])
+        };
+        assert!(!first.repeated(&second));
+        assert_eq!((first.passed, first.failed), (1, 1));
+        assert_eq!(
+            (first.flaky, first.failures),
+            (vec!["a::b".into()], vec!["c::d".into()])
+        );
+
+        let mut first = failed(&["a::b"]);
+        let passed = Tally {
+            passed: 1,
+            ..Tally::default()
+        };
+        assert!(first.repeated(&passed));
+        assert_eq!((first.passed, first.failed), (1, 0));
+    }
+
+    #[test]
+    fn a_test_that_did_not_run_again_stays_failed() {
+        let mut first = failed(&["a::b"]);
+        assert!(!first.repeated(&Tally::default()));
+        assert_eq!(
+            (first.failed, first.failures.len(), first.flaky.len()),
+            (1, 1, 0)
+        );
+    }
+
+    #[test]
+    fn only_a_few_named_failures_are_repeated() {
+        assert!(failed(&["a", "b"]).may_repeat(2));
+        assert!(!failed(&["a", "b", "c"]).may_repeat(2));
+        assert!(!failed(&[]).may_repeat(2));
+        // A program that crashed has failed tests without a name.
+        let unnamed = Tally {
+            failed: 2,
+            ..failed(&["a"])
+        };
+        assert!(!unnamed.may_repeat(2));
     }
 
     #[test]

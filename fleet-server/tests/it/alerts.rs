@@ -281,6 +281,41 @@ async fn a_receiver_that_fails_gets_the_same_message_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn only_the_owner_of_the_servers_network_reaches_it_with_webhooks() {
+    let refused = "is not dialed: private addresses are for";
+    let receiver = Receiver::new(&[]).await;
+    let world = World::new().await;
+    let admin = world.operator(Role::Admin).await;
+    let channel = hook(&world, &admin, &receiver.url()).await;
+    test(&world, &admin, &channel).await;
+    is(&world, &admin, "delivered", "HTTP 204").await;
+    // With a second organization, nobody knows whose network it is.
+    let other = world.operator_of("Other", Role::Admin).await;
+    let of_other = hook(&world, &other, &receiver.url()).await;
+    for (by, channel) in [(&admin, &channel), (&other, &of_other)] {
+        test(&world, by, channel).await;
+        is(&world, by, "waiting", refused).await;
+    }
+    let world = World::with(ServerConfig {
+        rates: None,
+        network_owner: Some("acme".to_owned()),
+        ..ServerConfig::default()
+    })
+    .await;
+    let admin = world.operator(Role::Admin).await;
+    let other = world.operator_of("Other", Role::Admin).await;
+    for (by, state, answer) in [
+        (&admin, "delivered", "HTTP 204"),
+        (&other, "waiting", refused),
+    ] {
+        let channel = hook(&world, by, &receiver.url()).await;
+        test(&world, by, &channel).await;
+        is(&world, by, state, answer).await;
+    }
+    assert_eq!(receiver.received().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_fails_after_a_day_and_can_be_retried() {
     let world = World::new().await;
     let admin = world.operator(Role::Admin).await;
@@ -439,6 +474,7 @@ async fn a_message_by_mail_is_retried_and_lists_what_happened() {
             security: SmtpSecurity::None,
             from: "Fleet <fleet@fleet.test>".to_owned(),
             login: Some(("fleet".to_owned(), "pass word".to_owned().into())),
+            ca: None,
         }),
         ..ServerConfig::default()
     })

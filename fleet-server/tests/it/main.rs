@@ -35,5 +35,6 @@ mod search;
 mod shares;
 mod site_rules;
 mod stream;
+mod unpaged;
 mod watching;
 mod web;

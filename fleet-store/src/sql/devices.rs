@@ -33,6 +33,40 @@ pub(super) fn address_key(model: &device::Model) -> String {
     }
 }
 
+/// A new row, without an id and without facts.
+pub(super) fn blank(
+    org: i64,
+    node: Option<i64>,
+    identifier: DeviceIdentifier,
+    now: Timestamp,
+) -> device::Model {
+    device::Model {
+        id: 0,
+        org_id: org,
+        identifier: AsText(identifier),
+        node_id: node,
+        ip: None,
+        port: None,
+        scheme: String::new(),
+        driver: String::new(),
+        model: String::new(),
+        manufacturer: String::new(),
+        firmware: String::new(),
+        mac: None,
+        serial: String::new(),
+        evidence: String::new(),
+        host_name: None,
+        first_seen: Micros(now),
+        last_seen: Micros(now),
+        deleted_at: None,
+        kept_apart: None,
+        shared: false,
+        claimed_from_node_id: None,
+        address_key: String::new(),
+        missing_since: None,
+    }
+}
+
 #[async_trait]
 impl Inventory for SqlStore {
     async fn list_devices(

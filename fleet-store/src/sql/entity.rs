@@ -63,8 +63,8 @@ pub(crate) use pairings::{
     device_credential, device_pairing, forwarded_pairing, pairing, pairing_target,
 };
 pub(crate) use scans::{
-    chunk, command, report, report_refusal, report_row, scan, scan_event, scan_host, scan_request,
-    scan_share, sweep,
+    chunk, command, removed_scan, report, report_refusal, report_row, scan, scan_event, scan_host,
+    scan_request, scan_share, sweep,
 };
 pub(crate) use schedules::{schedule, schedule_run};
 

@@ -34,7 +34,7 @@ contract! {
 const RANGE: &str = "10.0.0.0/24";
 
 impl Site {
-    async fn channel(&self, name: &str) -> AlertChannelId {
+    pub(crate) async fn channel(&self, name: &str) -> AlertChannelId {
         let new = NewAlertChannel {
             org: self.org,
             name: name.to_owned(),
@@ -49,7 +49,13 @@ impl Site {
         created.expect("a channel").id
     }
 
-    async fn rule(&self, event: &str, threshold: u32, quiet: &str, channel: AlertChannelId) {
+    pub(crate) async fn rule(
+        &self,
+        event: &str,
+        threshold: u32,
+        quiet: &str,
+        channel: AlertChannelId,
+    ) {
         let new = new_rule(event, threshold, quiet, channel);
         let saved = self
             .store
@@ -87,7 +93,7 @@ impl Site {
         issued.scan
     }
 
-    async fn messages(&self) -> Vec<AlertDeliveryRow> {
+    pub(crate) async fn messages(&self) -> Vec<AlertDeliveryRow> {
         let listed = self.store.alert_deliveries(self.org, None, None, 1_000);
         listed.await.expect("read")
     }

@@ -190,11 +190,7 @@ async fn canceling_again_changes_nothing(site: Site) {
         .expect("canceled");
     assert_eq!(later.in_flight, [command.command], "to be sent again");
     assert_eq!(
-        site.store
-            .sweep_commands(at(45))
-            .await
-            .expect("swept")
-            .scans,
+        site.expired_scans(at(45)).await,
         [command.scan],
         "the grace is the first one"
     );

@@ -287,14 +287,7 @@ async fn busy_waits_longer_each_time_until_the_queue_time_is_over(site: Site) {
         Expired::default()
     );
     assert_eq!(site.issue_at(node, at(200)).await, None, "its time is over");
-    assert_eq!(
-        site.store
-            .sweep_commands(at(200))
-            .await
-            .expect("swept")
-            .scans,
-        [scan]
-    );
+    assert_eq!(site.expired_scans(at(200)).await, [scan]);
     let ended = site.look(scan).await.conclusion.expect("ended");
     assert_eq!(
         (ended.state, ended.code),

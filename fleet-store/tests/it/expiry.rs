@@ -212,22 +212,8 @@ async fn a_scan_queued_for_too_long_expires(site: Site) {
         })
         .await
         .id;
-    assert_eq!(
-        site.store
-            .sweep_commands(at(499))
-            .await
-            .expect("swept")
-            .scans,
-        []
-    );
-    assert_eq!(
-        site.store
-            .sweep_commands(at(500))
-            .await
-            .expect("swept")
-            .scans,
-        [scan]
-    );
+    assert_eq!(site.expired_scans(at(499)).await, []);
+    assert_eq!(site.expired_scans(at(500)).await, [scan]);
     let row = site.look(scan).await;
     assert_eq!((row.state, row.started_at), (ScanState::Expired, None));
     assert_eq!(row.conclusion.expect("ended").code, Code::DeadlineExceeded);
@@ -257,11 +243,7 @@ async fn a_scan_that_ran_and_was_left_waiting_ends_by_its_chunks(site: Site) {
     site.acked(node, first.command, AckCode::Ok).await;
     let second = site.issue_at(node, at(499)).await.expect("a chunk");
     assert_eq!(
-        site.store
-            .sweep_commands(at(501))
-            .await
-            .expect("swept")
-            .scans,
+        site.expired_scans(at(501)).await,
         [],
         "a command in flight has its own deadline"
     );
@@ -316,22 +298,8 @@ async fn an_abandoned_scan_that_is_never_queued_is_expired(site: Site) {
         })
         .await
         .id;
-    assert_eq!(
-        site.store
-            .sweep_commands(at(129))
-            .await
-            .expect("swept")
-            .scans,
-        []
-    );
-    assert_eq!(
-        site.store
-            .sweep_commands(at(130))
-            .await
-            .expect("swept")
-            .scans,
-        [scan]
-    );
+    assert_eq!(site.expired_scans(at(129)).await, []);
+    assert_eq!(site.expired_scans(at(130)).await, [scan]);
     let ended = site.look(scan).await.conclusion.expect("ended");
     assert_eq!(
         (ended.state, ended.code),

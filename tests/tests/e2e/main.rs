@@ -15,6 +15,7 @@ mod command_line;
 mod databases;
 mod direct;
 mod enrollment;
+mod estimates;
 mod identity;
 mod interruptions;
 mod lab;

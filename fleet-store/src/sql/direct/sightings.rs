@@ -194,7 +194,8 @@ impl Records {
                 device,
                 endpoint_taken_from,
             } => {
-                self.models.insert(device, blank(new, identifier));
+                let blank = devices::blank(new.org.0, None, identifier, new.now);
+                self.models.insert(device, blank);
                 (device, endpoint_taken_from)
             }
             DirectDecision::Update {
@@ -281,34 +282,6 @@ impl Records {
 /// Every identity under which a found device may be stored already.
 fn identities(report: &DeviceReport) -> impl Iterator<Item = DeviceIdentifier> {
     report.identifiers(SERVER)
-}
-
-fn blank(new: &NewSightings, identifier: DeviceIdentifier) -> device::Model {
-    device::Model {
-        id: 0,
-        org_id: new.org.0,
-        identifier: AsText(identifier),
-        node_id: None,
-        ip: None,
-        port: None,
-        scheme: String::new(),
-        driver: String::new(),
-        model: String::new(),
-        manufacturer: String::new(),
-        firmware: String::new(),
-        mac: None,
-        serial: String::new(),
-        evidence: String::new(),
-        host_name: None,
-        first_seen: Micros(new.now),
-        last_seen: Micros(new.now),
-        deleted_at: None,
-        kept_apart: None,
-        shared: false,
-        claimed_from_node_id: None,
-        address_key: String::new(),
-        missing_since: None,
-    }
 }
 
 /// Copies the reported facts. Empty fields keep their stored value.

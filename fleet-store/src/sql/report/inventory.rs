@@ -140,7 +140,8 @@ impl Inventory {
             ReportDecision::Create {
                 endpoint_taken_from,
             } => {
-                let blank = self.blank(identifier);
+                let node = Some(self.reporter.node.0);
+                let blank = devices::blank(self.org.0, node, identifier, self.now);
                 self.held.insert(device, Held::new(blank));
                 endpoint_taken_from
             }
@@ -275,34 +276,6 @@ impl Inventory {
     /// The endpoints that are now attributed to the reporter.
     pub(super) fn endpoints(&self) -> &BTreeSet<Endpoint> {
         &self.endpoints
-    }
-
-    fn blank(&self, identifier: DeviceIdentifier) -> device::Model {
-        device::Model {
-            id: 0,
-            org_id: self.org.0,
-            identifier: AsText(identifier),
-            node_id: Some(self.reporter.node.0),
-            ip: None,
-            port: None,
-            scheme: String::new(),
-            driver: String::new(),
-            model: String::new(),
-            manufacturer: String::new(),
-            firmware: String::new(),
-            mac: None,
-            serial: String::new(),
-            evidence: String::new(),
-            host_name: None,
-            first_seen: Micros(self.now),
-            last_seen: Micros(self.now),
-            deleted_at: None,
-            kept_apart: None,
-            shared: false,
-            claimed_from_node_id: None,
-            address_key: String::new(),
-            missing_since: None,
-        }
     }
 
     /// The record of another owner that a refused row at this endpoint is about.

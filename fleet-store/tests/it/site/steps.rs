@@ -278,6 +278,12 @@ impl Site {
             .expect("there")
     }
 
+    /// Sweeps the commands and returns the scans that expired.
+    pub(crate) async fn expired_scans(&self, now: Timestamp) -> Vec<ScanId> {
+        let swept = self.store.sweep_commands(now).await;
+        swept.expect("swept").scans
+    }
+
     /// The whole log of a scan. Checks its invariants: dense sequences, at most one end, and an end exactly if the scan
     /// is over.
     pub(crate) async fn log(&self, scan: ScanId) -> Vec<LogEvent> {
