@@ -7,7 +7,7 @@ use fleet_wire::client::Roots;
 use ipnetwork::IpNetwork;
 use zeroize::Zeroizing;
 
-use crate::prober::Prober;
+use crate::{prober::Prober, provider::SignInProvider};
 
 /// The configuration of a [`Server`](crate::Server).
 #[derive(Clone, Debug)]
@@ -43,6 +43,11 @@ pub struct ServerConfig {
     pub smtp: Option<Smtp>,
     /// The authorities that sign the certificates of webhooks.
     pub webhook_roots: Roots,
+    /// The OpenID provider through which operators sign in, if there is one.
+    pub provider: Option<SignInProvider>,
+    /// Whether operators sign in with passwords. If not, only one-time passwords are accepted, which `fleetd admin`
+    /// creates.
+    pub password_sign_in: bool,
 }
 
 /// How long the events of a scan are kept by default.
@@ -65,6 +70,8 @@ impl Default for ServerConfig {
             last_scans_kept: true,
             smtp: None,
             webhook_roots: Roots::System,
+            provider: None,
+            password_sign_in: true,
         }
     }
 }

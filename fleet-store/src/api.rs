@@ -9,6 +9,7 @@ pub(crate) mod devices;
 pub(crate) mod direct;
 pub(crate) mod enrollment;
 pub(crate) mod error;
+pub(crate) mod links;
 pub(crate) mod operators;
 pub(crate) mod overview;
 pub(crate) mod pairing;

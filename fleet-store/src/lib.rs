@@ -41,6 +41,7 @@ pub use api::{
         Revoked,
     },
     error::StoreError,
+    links::{Links, ProviderSignIn, ProviderSignInError, ProviderSignedIn},
     operators::{
         CreateKeyError, CreateOperatorError, Credential, NewBrowserSession, NewOperator,
         OpenBrowserSessionError, OperatorIdentity, Operators, PasswordHash, Proof,
@@ -83,6 +84,7 @@ pub trait Store:
     + Accounts
     + Keys
     + Members
+    + Links
     + Invitations
     + Enrollment
     + Sites

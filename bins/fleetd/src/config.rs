@@ -16,6 +16,7 @@ use serde::Deserialize;
 use crate::{
     authorities,
     cli::{DatabaseArgs, LogArgs, LogFormat, ServeArgs},
+    oidc::{self, OidcFile, SignIn, Switch},
     smtp::SmtpFile,
 };
 
@@ -66,6 +67,8 @@ struct File {
     direct: DirectFile,
     retention: RetentionFile,
     smtp: Option<SmtpFile>,
+    oidc: OidcFile,
+    password_sign_in: Option<Switch>,
     webhooks: WebhooksFile,
 }
 
@@ -176,6 +179,8 @@ pub(crate) struct Serve {
     pub(crate) metrics: Option<SocketAddr>,
     /// How e-mail is sent; `None` if it is off.
     pub(crate) smtp: Option<Smtp>,
+    /// How operators sign in.
+    pub(crate) sign_in: SignIn,
     /// The authorities that sign the certificates of webhooks.
     pub(crate) webhook_roots: Roots,
 }
@@ -296,6 +301,13 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
         .smtp
         .map(|smtp| smtp.interpret(std::env::var(crate::smtp::PASSWORD).ok()))
         .transpose()?;
+    let sign_in = oidc::interpret(
+        args.oidc,
+        file.oidc,
+        file.password_sign_in,
+        public_url.as_deref(),
+        std::env::var(oidc::SECRET).ok(),
+    )?;
     let webhook_roots = match &file.webhooks.ca_file {
         Some(ca) => Roots::SystemAnd(authorities::read("webhooks.ca-file", ca)?),
         None => Roots::System,
@@ -321,6 +333,7 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
         keep_last_results: file.retention.keep_last_results.unwrap_or(true),
         metrics,
         smtp,
+        sign_in,
         webhook_roots,
     })
 }

@@ -67,6 +67,15 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
         )
         .into());
     }
+    if let Some(provider) = &config.sign_in.provider
+        && provider.organization.is_none()
+        && store.has_several_orgs().await?
+    {
+        return Err(config::ConfigError::new(
+            "oidc.organization is missing, and the database has several organizations: set it to the name of the one whose operators sign in through the provider".to_owned(),
+        )
+        .into());
+    }
     if !store.has_operators().await? {
         tracing::warn!(
             page = page(&config),
@@ -224,6 +233,8 @@ fn server_config(config: &Serve) -> ServerConfig {
         scans_kept: days(config.scan_results_days),
         last_scans_kept: config.keep_last_results,
         smtp: config.smtp.clone(),
+        provider: config.sign_in.provider.clone(),
+        password_sign_in: config.sign_in.passwords,
         webhook_roots: config.webhook_roots.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
         public_https: page(config).starts_with("https://"),

@@ -55,7 +55,8 @@ pub(crate) use nodes::{
     site, site_exclude,
 };
 pub(crate) use operators::{
-    audit, browser_session, operator, operator_key, operator_password, operator_source, org,
+    audit, browser_session, operator, operator_key, operator_link, operator_password,
+    operator_source, org, used_attempt,
 };
 pub(crate) use overview::{inventory_day, site_block};
 pub(crate) use pairings::{
