@@ -27,6 +27,7 @@ use crate::{
     metrics::Metrics,
     pair::ForwardKey,
     passwords::Passwords,
+    provider::Provider,
     readiness::Readiness,
     replicas::Replicas,
     wakeups::Wakeups,
@@ -92,6 +93,7 @@ pub(crate) struct App {
     pub(crate) undeclared_proxies: UndeclaredProxies,
     pub(crate) auditor: Auditor,
     pub(crate) passwords: Passwords,
+    pub(crate) provider: Option<Provider>,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Metrics,
     /// Fires when the server begins to shut down: watches end, and nodes are notified.
@@ -142,6 +144,7 @@ impl App {
             whole_answers: KeySlots::new(4, 16),
             undeclared_proxies: UndeclaredProxies::default(),
             passwords: Passwords::new(),
+            provider: config.provider.clone().map(Provider::new),
             readiness: Readiness::new(),
             metrics: Metrics::default(),
             drain: CancellationToken::new(),

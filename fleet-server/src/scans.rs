@@ -318,14 +318,25 @@ pub(crate) async fn queue_hint(
 pub(crate) async fn get(app: &App, org: OrgId, scan: ScanId) -> Result<ScanRow, RpcError> {
     let now = app.environment.now();
     let row = app.store.scan(org, scan, now).await.answered()?;
-    row.ok_or_else(|| unknown(scan))
+    match row {
+        Some(row) => Ok(row),
+        None => Err(unknown(app, org, scan).await),
+    }
 }
 
-/// The refusal for a scan that the organization does not have.
-pub(crate) fn unknown(scan: ScanId) -> RpcError {
-    RpcError::not_found(format!("no scan {scan} in this organization"))
-        .with_reason("SCAN_NOT_FOUND")
-        .with_fact("scan_id", scan)
+/// The refusal for a scan that the organization does not have, or not any more.
+pub(crate) async fn unknown(app: &App, org: OrgId, scan: ScanId) -> RpcError {
+    match app.store.removed_scan(org, scan).await.answered() {
+        Ok(Some(_)) => RpcError::not_found(format!(
+            "scan {scan} was removed with its results, because it ended longer ago than this server keeps scans ([retention] scan-results-days)"
+        ))
+        .with_reason("SCAN_REMOVED")
+        .with_fact("scan_id", scan),
+        Ok(None) => RpcError::not_found(format!("no scan {scan} in this organization"))
+            .with_reason("SCAN_NOT_FOUND")
+            .with_fact("scan_id", scan),
+        Err(error) => error,
+    }
 }
 
 /// Cancels a scan. A connected node of ours receives the cancel and has a moment to report its results.

@@ -10,6 +10,7 @@ mod dev_cert;
 mod direct;
 mod lock;
 mod logging;
+mod oidc;
 mod serve;
 mod smtp;
 
