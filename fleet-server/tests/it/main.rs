@@ -33,6 +33,7 @@ mod scans;
 mod schedules;
 mod search;
 mod shares;
+mod sign_in;
 mod site_rules;
 mod stream;
 mod unpaged;
