@@ -420,7 +420,10 @@ fn verify_possession(
 
 /// Records a refused handshake for the list of nodes. A failure is logged only: the refusal itself is more important.
 async fn handshake_refused(app: &App, identity_key: [u8; 32], reason: &str) {
-    let recorded = app.store.handshake_refused(identity_key, reason.to_owned());
+    let live = app.replicas.live(app.environment.instant());
+    let recorded = app
+        .store
+        .handshake_refused(identity_key, live, reason.to_owned());
     if let Err(error) = recorded.await {
         tracing::warn!(%error, "a refused handshake could not be recorded");
     }
