@@ -25,6 +25,7 @@ mod metrics;
 mod names;
 mod overview;
 mod pairing;
+mod parts;
 mod reasons;
 mod replicas;
 mod requests;
