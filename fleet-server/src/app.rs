@@ -27,6 +27,7 @@ use crate::{
     metrics::Metrics,
     pair::ForwardKey,
     passwords::Passwords,
+    provider::Provider,
     readiness::Readiness,
     replicas::Replicas,
     wakeups::Wakeups,
@@ -92,6 +93,7 @@ pub(crate) struct App {
     pub(crate) undeclared_proxies: UndeclaredProxies,
     pub(crate) auditor: Auditor,
     pub(crate) passwords: Passwords,
+    pub(crate) provider: Option<Provider>,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Metrics,
     /// Fires when the server begins to shut down: watches end, and nodes are notified.
@@ -123,7 +125,7 @@ impl App {
         let replica = ReplicaId(environment.random());
         Arc::new(Self {
             replica,
-            replicas: Replicas::new(replica),
+            replicas: Replicas::new(replica, environment.instant()),
             forward_key: ForwardKey::new(&Zeroizing::new(environment.random())),
             hub: Hub::new(
                 environment.clone(),
@@ -142,6 +144,7 @@ impl App {
             whole_answers: KeySlots::new(4, 16),
             undeclared_proxies: UndeclaredProxies::default(),
             passwords: Passwords::new(),
+            provider: config.provider.clone().map(Provider::new),
             readiness: Readiness::new(),
             metrics: Metrics::default(),
             drain: CancellationToken::new(),
@@ -253,7 +256,10 @@ impl App {
     /// Whether a node counts as online.
     pub(crate) fn is_online(&self, node: &NodeRow, now: Timestamp) -> bool {
         let connected = self.is_connected(node);
-        presence::is_online(connected, node.stream, node.last_seen_at, now)
+        let stale_for = self
+            .replicas
+            .stale_for(node.stream, self.environment.instant());
+        presence::is_online(connected, node.stream, stale_for, node.last_seen_at, now)
     }
 
     /// The server's part of the rules for plans.

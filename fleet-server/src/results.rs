@@ -6,13 +6,15 @@ use std::collections::BTreeMap;
 use fleet_core::{NodeId, OrgId, ScanId};
 use fleet_discovery::{Ledger, Tally};
 use fleet_inventory::{Counts, Field, Group, Reason, Row, Seen, explain_zero};
-use fleet_store::{Against, NodeOfSite, RejectedReport, ScanDifference, UnidentifiedHost};
+use fleet_store::{
+    Against, DifferenceError, NodeOfSite, RejectedReport, ScanDifference, UnidentifiedHost,
+};
 use fleet_wire::{
     RpcError,
     fleet::{DifferenceCount, DifferenceGroup, DifferenceRow, SeenDevice},
 };
 
-use crate::{app::App, failure::Answered};
+use crate::{app::App, failure::Refusal, scans};
 
 /// A difference with all of its rows.
 #[derive(Debug)]
@@ -32,11 +34,25 @@ pub(crate) async fn difference(
     scan: ScanId,
     against: Option<ScanId>,
 ) -> Result<Difference, RpcError> {
+    let _slot = app.differences.wait(org).await?;
+    compared(app, org, scan, against).await
+}
+
+/// The same for the server's own work, which compares one pair of scans at a time and waits for no operator.
+pub(crate) async fn compared(
+    app: &App,
+    org: OrgId,
+    scan: ScanId,
+    against: Option<ScanId>,
+) -> Result<Difference, RpcError> {
     let against = against.map_or(Against::Previous, Against::Scan);
     let now = app.environment.now();
-    let _slot = app.differences.wait(org).await?;
     let found = app.store.scan_difference(org, scan, against, now).await;
-    Ok(assemble(found.answered()?))
+    match found {
+        Ok(found) => Ok(assemble(found)),
+        Err(DifferenceError::NotFound(scan)) => Err(scans::unknown(app, org, scan).await),
+        Err(error) => Err(error.refusal()),
+    }
 }
 
 fn assemble(mut found: ScanDifference) -> Difference {

@@ -57,7 +57,7 @@ impl SmtpFile {
                     "smtp.password-file is set but smtp.user is missing: set both".to_owned(),
                 ));
             }
-            (Some(user), Some(file), _) => Some((user, password_of(&file)?)),
+            (Some(user), Some(file), _) => Some((user, password_of("smtp.password-file", &file)?)),
             (Some(user), None, Some(password)) => Some((user, password.into())),
             (Some(_), None, None) => {
                 return Err(ConfigError::new(format!(
@@ -90,14 +90,11 @@ impl SmtpFile {
     }
 }
 
-/// Reads a password from the first line of a file.
-fn password_of(file: &Path) -> Result<Zeroizing<String>, ConfigError> {
+/// Reads a password from the first line of a file, which `key` names.
+pub(crate) fn password_of(key: &str, file: &Path) -> Result<Zeroizing<String>, ConfigError> {
     let text = std::fs::read_to_string(file).map(Zeroizing::new);
     let text = text.map_err(|error| {
-        ConfigError::new(format!(
-            "cannot read smtp.password-file {}: {error}",
-            file.display()
-        ))
+        ConfigError::new(format!("cannot read {key} {}: {error}", file.display()))
     })?;
     Ok(text.lines().next().unwrap_or_default().to_owned().into())
 }

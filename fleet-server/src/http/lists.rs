@@ -219,8 +219,10 @@ async fn respond_with(
         // An unknown scan is an error before the first byte, and not an empty file.
         Rows::Hosts { scan, .. } => {
             let page = app.store.scan_hosts(operator.org, *scan, 0, 1).await;
-            page.map_err(|error| failure::storage(&error))?
-                .ok_or_else(|| scans::unknown(*scan))?;
+            let page = page.map_err(|error| failure::storage(&error))?;
+            if page.is_none() {
+                return Err(scans::unknown(app, operator.org, *scan).await);
+            }
         }
         Rows::Devices { .. } | Rows::Scans { .. } | Rows::End => {}
     }

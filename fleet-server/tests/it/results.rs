@@ -3,17 +3,18 @@
 use std::time::Duration;
 
 use fleet_core::Role;
+use fleet_server::ServerConfig;
 use fleet_wire::{
     Code,
     fleet::{
-        DifferenceGroup, GetScanDifferenceRequest, GetScanDifferenceResponse, ListScansRequest,
-        ScanChanges,
+        DifferenceGroup, GetScanDifferenceRequest, GetScanDifferenceResponse, GetScanRequest,
+        ListScanHostsRequest, ListScansRequest, ScanChanges,
     },
     gateway::{AckCode, ControlAck, DiscoveredDeviceReport, control_stream_request},
 };
 
 use crate::harness::{
-    Enrolled, Node, Operator, Profile, World, device, range, refused, request, start,
+    Enrolled, Node, Operator, Profile, World, device, eventually, range, refused, request, start,
 };
 
 /// Scans ten addresses, of which the node reports these devices and outcomes. Returns the id.
@@ -219,6 +220,72 @@ async fn a_difference_is_the_same_in_pages_and_files() {
         let answer = file(name).await;
         assert_eq!(answer.status, 400, "{name}");
         assert!(answer.body.contains(word), "{}", answer.body);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_scan_is_answered_with_the_reason() {
+    let day = Duration::from_secs(24 * 3_600);
+    let world = World::with(ServerConfig {
+        rates: None,
+        scans_kept: Some(day),
+        last_scans_kept: false,
+        ..ServerConfig::default()
+    })
+    .await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut node = enrolled.connect(&world, Profile::ours()).await;
+    let devices = vec![miner("10.0.0.1", 1, "1.0")];
+    let scan = scanned(&operator, &enrolled, &mut node, devices, [1; 10]).await;
+    world.clock.pass(day * 2);
+    // The first sweep of a server is at its start.
+    let another = world.another().await;
+    let get = GetScanRequest {
+        scan_id: scan.clone(),
+    };
+    eventually(|| async {
+        let answer = operator.scans().get_scan(&get, operator.options()).await;
+        answer.is_err()
+    })
+    .await;
+    drop(another);
+    let answer = operator.scans().get_scan(&get, operator.options()).await;
+    let hosts = ListScanHostsRequest {
+        scan_id: scan.clone(),
+        ..ListScanHostsRequest::default()
+    };
+    let hosts = operator.scans().list_scan_hosts(&hosts, operator.options());
+    let wanted = GetScanDifferenceRequest {
+        scan_id: scan.clone(),
+        ..GetScanDifferenceRequest::default()
+    };
+    let results = operator.results();
+    let difference = results.get_scan_difference(&wanted, operator.options());
+    for error in [
+        answer.expect_err("it is removed"),
+        hosts.await.expect_err("it is removed"),
+        difference.await.expect_err("it is removed"),
+    ] {
+        assert_eq!(error.code, Code::NotFound);
+        assert_eq!(error.reason().as_deref(), Some("SCAN_REMOVED"));
+        assert!(
+            error
+                .message
+                .starts_with(&format!("scan {scan} was removed"))
+        );
+    }
+    let bearer = format!("Bearer {}", operator.key);
+    for file in ["difference.csv", "hosts.csv", "events"] {
+        let path = format!("/api/scans/{scan}/{file}");
+        let headers = [("authorization", bearer.as_str())];
+        let answer = request(world.address(), "GET", &path, &headers, "").await;
+        assert_eq!(answer.status, 404, "{file}");
+        assert!(
+            answer.body.contains("was removed with its results"),
+            "{}",
+            answer.body
+        );
     }
 }
 

@@ -426,15 +426,6 @@ pub trait Scans: Send + Sync {
         now: Timestamp,
     ) -> Result<Option<EventPage>, StoreError>;
 
-    /// Deletes at most `limit` events of scans that ended before a time, oldest scans first. The scans themselves and
-    /// the audit trail stay. Returns how many were deleted; fewer than `limit` means that none are left.
-    async fn delete_old_events(
-        &self,
-        ended_before: Timestamp,
-        limit: u32,
-        now: Timestamp,
-    ) -> Result<u64, StoreError>;
-
     /// Lists the unidentified hosts of a scan after a position, in the order of their first reports, at most `limit`.
     /// Returns `None` if the organization has no such scan.
     async fn scan_hosts(

@@ -250,6 +250,7 @@ impl Operators for SqlStore {
                 expires_at: Set(Micros(new.expires)),
                 from_address: Set(actor.from.map(AsText)),
                 agent: Set(new.agent.clone()),
+                issuer: Set(None),
             };
             let session = session.insert(tx).await?;
             let subject = format!("{} by {by}", shown(&operator));

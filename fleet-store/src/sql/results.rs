@@ -56,6 +56,7 @@ impl Results for SqlStore {
             .column(scan::Column::Id)
             .filter(scan::Column::EndedAt.is_not_null())
             .filter(scan::Column::Changes.is_null())
+            .filter(scan::Column::RemovedAt.is_null())
             .order_by_desc(scan::Column::EndedAt)
             .limit(u64::from(limit))
             .into_tuple::<(i64, AsText<ScanId>)>()
@@ -135,6 +136,7 @@ async fn previous(
         .filter(scan::Column::TargetsKey.eq(key))
         .filter(scan::Column::Id.lt(row.id))
         .filter(scan::Column::State.is_in(complete))
+        .filter(scan::Column::RemovedAt.is_null())
         .filter(Expr::exists(elsewhere).not())
         // Ids contain their time.
         .order_by_desc(scan::Column::Id)

@@ -1,7 +1,6 @@
 //! The scan operations, and the queries for scans and their logs.
 
 mod history;
-mod retention;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,7 +12,7 @@ use fleet_discovery::{Chunk, NoRoom, NodeChoice, NodeLoad, Scope, check_room};
 
 use super::{
     audit, codec, commands,
-    entity::{chunk, node, operator, scan, scan_event, scan_request, scan_share},
+    entity::{chunk, operator, scan, scan_event, scan_request, scan_share},
     hosts, inserts,
     locked::{LockedScan, conclusion_of_share},
     nodes,
@@ -80,7 +79,9 @@ impl Scans for SqlStore {
         limit: u32,
         now: Timestamp,
     ) -> Result<Vec<ScanRow>, StoreError> {
-        let mut query = scan::Entity::find().filter(scan::Column::OrgId.eq(org.0));
+        let mut query = scan::Entity::find()
+            .filter(scan::Column::OrgId.eq(org.0))
+            .filter(scan::Column::RemovedAt.is_null());
         if let Some(node) = node {
             let of_node = scan_share::Entity::find()
                 .select_only()
@@ -146,17 +147,6 @@ impl Scans for SqlStore {
         page.await.during("read_events")
     }
 
-    async fn delete_old_events(
-        &self,
-        ended_before: Timestamp,
-        limit: u32,
-        now: Timestamp,
-    ) -> Result<u64, StoreError> {
-        transaction!(self, "delete_old_events", |tx| {
-            Ok(retention::delete(tx, ended_before, u64::from(limit), now).await?)
-        })
-    }
-
     async fn scan_hosts(
         &self,
         org: OrgId,
@@ -190,6 +180,7 @@ pub(crate) async fn of_org(
 ) -> Result<Option<scan::Model>, DbErr> {
     scan::Entity::find_by_id(AsText(scan))
         .filter(scan::Column::OrgId.eq(org.0))
+        .filter(scan::Column::RemovedAt.is_null())
         .one(db)
         .await
 }
@@ -527,6 +518,7 @@ fn rows(new: &NewScan) -> Result<Rows, DbErr> {
         targets_key: Set(Some(hash_of_targets(&new.plan.targets_key()))),
         rate: Set(i64::from(new.request.rate)),
         changes: Set(None),
+        removed_at: Set(None),
         name: Set(new.name.clone()),
     };
     let mut left = new.plan.chunks.as_slice();

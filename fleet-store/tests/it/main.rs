@@ -21,6 +21,7 @@ mod identity;
 mod interruptions;
 mod inventory;
 mod lists;
+mod old_scans;
 mod operators;
 mod overview;
 mod ownership;

@@ -83,6 +83,25 @@ impl FromStr for PostUrl {
     }
 }
 
+impl PostUrl {
+    /// Whether what is sent to it can be read or changed on the way: the scheme is http, and the host is another machine.
+    pub fn is_exposed(&self) -> bool {
+        let is_here = self.host == "localhost"
+            || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        !self.tls && !is_here
+    }
+
+    /// The host: a name or an address.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub(super) fn head(&self) -> Option<(&str, &str)> {
+        let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
+        Some((self.uri.authority()?.as_str(), path))
+    }
+}
+
 impl fmt::Display for PostUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.tls { "https" } else { "http" };
@@ -145,6 +164,12 @@ pub enum PostError {
     /// The answer is not HTTP, or too long.
     #[error("no valid answer: {0}")]
     Answer(#[source] hyper::Error),
+    /// The body of the answer is too long.
+    #[error("the answer has more than {0} bytes")]
+    TooLong(usize),
+    /// The body of the answer ended early.
+    #[error("the answer broke off: {0}")]
+    Body(String),
     /// The request could not be made.
     #[error("the request is not valid")]
     Request,
@@ -164,27 +189,40 @@ pub async fn post(request: Post<'_>) -> Result<u16, PostError> {
 
 async fn send(post: Post<'_>) -> Result<u16, PostError> {
     let url = post.url;
-    let path = url.uri.path_and_query().map_or("/", |path| path.as_str());
-    let authority = url.uri.authority().ok_or(PostError::Request)?;
+    let (authority, path) = url.head().ok_or(PostError::Request)?;
     let mut request = Request::post(path)
-        .header(header::HOST, authority.as_str())
+        .header(header::HOST, authority)
         .header(header::CONNECTION, "close")
         .body(Full::new(post.body))
         .map_err(|_| PostError::Request)?;
     request.headers_mut().extend(post.headers);
-    let stream = connect(url, post.private).await?;
+    let stream = dial(url, post.roots, post.private).await?;
+    exchange(stream, request).await
+}
+
+/// A connection to a host, by TCP or TLS.
+pub(super) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
+
+/// Connects to the host of a URL; `private` permits private addresses.
+pub(super) async fn dial(
+    url: &PostUrl,
+    roots: &Roots,
+    private: bool,
+) -> Result<Box<dyn Connection>, PostError> {
+    let stream = connect(url, private).await?;
     if !url.tls {
-        return exchange(stream, request).await;
+        return Ok(Box::new(stream));
     }
     let failed = |error: String| PostError::Tls(error);
-    let config = post
-        .roots
+    let config = roots
         .client_config(&[b"http/1.1"])
         .map_err(|error| failed(error.to_string()))?;
     let name = ServerName::try_from(url.host.clone()).map_err(|error| failed(error.to_string()))?;
     let connector = TlsConnector::from(Arc::new(config));
     let stream = connector.connect(name, stream).await;
-    exchange(stream.map_err(|error| failed(error.to_string()))?, request).await
+    Ok(Box::new(stream.map_err(|error| failed(error.to_string()))?))
 }
 
 /// Connects to the first address that answers. The address that was checked is the one that is dialed.
@@ -249,7 +287,7 @@ fn translated(ip: IpAddr) -> IpAddr {
 }
 
 async fn exchange(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    stream: Box<dyn Connection>,
     request: Request<Full<Bytes>>,
 ) -> Result<u16, PostError> {
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()

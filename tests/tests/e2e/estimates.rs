@@ -90,10 +90,8 @@ impl Scanned {
         let ledger = history.ended_as(ScanState::Completed);
         adds_up(ledger);
         assert_eq!(ledger.targets, u64::from(TARGETS));
-        (
-            planned,
-            Duration::from_millis(ledger.elapsed_ms).as_secs_f64(),
-        )
+        let real = ledger.elapsed_ms as f64 / 1e3;
+        (planned, real)
     }
 }
 

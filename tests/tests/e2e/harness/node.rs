@@ -68,12 +68,18 @@ impl Node {
 
     /// Starts `fleetnode enroll`.
     pub(crate) fn begin(world: &World, name: &str) -> Dialogue {
+        Self::begin_with(world, name, &[])
+    }
+
+    /// Starts `fleetnode enroll` with more flags.
+    pub(crate) fn begin_with(world: &World, name: &str, flags: &[&str]) -> Dialogue {
         let mut command = binary("fleetnode", world.folder());
         command
             .args(["enroll", "--name", name, "--server-url"])
             .arg(world.server.url())
             .arg("--state-dir")
-            .arg(state_of(world.folder(), name));
+            .arg(state_of(world.folder(), name))
+            .args(flags);
         Dialogue::begin(command)
     }
 
