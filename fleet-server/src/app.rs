@@ -125,7 +125,7 @@ impl App {
         let replica = ReplicaId(environment.random());
         Arc::new(Self {
             replica,
-            replicas: Replicas::new(replica),
+            replicas: Replicas::new(replica, environment.instant()),
             forward_key: ForwardKey::new(&Zeroizing::new(environment.random())),
             hub: Hub::new(
                 environment.clone(),
@@ -256,7 +256,10 @@ impl App {
     /// Whether a node counts as online.
     pub(crate) fn is_online(&self, node: &NodeRow, now: Timestamp) -> bool {
         let connected = self.is_connected(node);
-        presence::is_online(connected, node.stream, node.last_seen_at, now)
+        let stale_for = self
+            .replicas
+            .stale_for(node.stream, self.environment.instant());
+        presence::is_online(connected, node.stream, stale_for, node.last_seen_at, now)
     }
 
     /// The server's part of the rules for plans.

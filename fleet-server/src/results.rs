@@ -34,9 +34,19 @@ pub(crate) async fn difference(
     scan: ScanId,
     against: Option<ScanId>,
 ) -> Result<Difference, RpcError> {
+    let _slot = app.differences.wait(org).await?;
+    compared(app, org, scan, against).await
+}
+
+/// The same for the server's own work, which compares one pair of scans at a time and waits for no operator.
+pub(crate) async fn compared(
+    app: &App,
+    org: OrgId,
+    scan: ScanId,
+    against: Option<ScanId>,
+) -> Result<Difference, RpcError> {
     let against = against.map_or(Against::Previous, Against::Scan);
     let now = app.environment.now();
-    let _slot = app.differences.wait(org).await?;
     let found = app.store.scan_difference(org, scan, against, now).await;
     match found {
         Ok(found) => Ok(assemble(found)),

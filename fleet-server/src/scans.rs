@@ -233,19 +233,24 @@ pub(crate) async fn warnings_of(
     let others = rows
         .iter()
         .filter(|row| row.state == NodeState::Confirmed && !takes_part(row));
-    let others: Vec<&NodeRow> = others.collect();
-    let mut all = Vec::new();
-    for (plan, node) in planned.plans() {
-        let other = |row: &&NodeRow| OtherNode {
-            same_site: row.site == node.site,
-            local_subnets: row
-                .hello
-                .as_ref()
+    // Read once: an organization can have ten thousand nodes, and a scan 64 shares.
+    let other = |row: &NodeRow| {
+        let hello = row.hello.as_ref();
+        let other = OtherNode {
+            same_site: false,
+            local_subnets: hello
                 .map(|hello| hello.profile().local_subnets)
                 .unwrap_or_default(),
             name: row.name.clone(),
         };
-        let others: Vec<OtherNode> = others.iter().map(other).collect();
+        (row.site, other)
+    };
+    let (sites, mut others): (Vec<_>, Vec<_>) = others.map(other).unzip();
+    let mut all = Vec::new();
+    for (plan, node) in planned.plans() {
+        for (site, other) in sites.iter().zip(&mut others) {
+            other.same_site = *site == node.site;
+        }
         for warning in warnings(plan, &node.profile, &others) {
             if !all.contains(&warning) {
                 all.push(warning);

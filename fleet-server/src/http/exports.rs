@@ -160,9 +160,8 @@ fn cells(row: DifferenceRow) -> [String; 22] {
 /// One object per line. A row has no line break outside of its texts, which JSON escapes.
 fn ndjson(rows: impl Iterator<Item = DifferenceRow>) -> Vec<u8> {
     let line = |row: DifferenceRow| {
-        let mut line = serde_json::to_vec(&row).unwrap_or_default();
-        line.push(b'\n');
-        line
+        let line = serde_json::to_string(&row).unwrap_or_default();
+        format!("{}\n", text::visible(&line)).into_bytes()
     };
     rows.flat_map(line).collect()
 }
@@ -176,7 +175,10 @@ fn json(found: results::Difference, group: Option<Group>) -> Vec<u8> {
         "counts": counts,
         "rows": found.rows_of(group).collect::<Vec<_>>(),
     });
-    document.to_string().into_bytes()
+    // Unsafe characters occur only within its strings, where a mark is as valid as they are.
+    text::visible(&document.to_string())
+        .into_owned()
+        .into_bytes()
 }
 
 #[cfg(test)]
