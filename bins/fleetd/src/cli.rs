@@ -22,7 +22,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the server.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Run a demonstration on this machine: a server, a simulated site, a node and a scan.
     #[cfg(feature = "demo")]
     Demo(DemoArgs),

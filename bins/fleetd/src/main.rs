@@ -53,7 +53,7 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Serve(args) => serve::run(args).await,
+        Command::Serve(args) => serve::run(*args).await,
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(args).await,
         Command::Migrate(args) => serve::migrate(args).await,

@@ -52,7 +52,7 @@ pub(super) async fn begin(
             let begun = provider.begin(&attempt, app.environment.instant()).await;
             begun.map_err(Failure::Provider)
         }
-        Err(limited) => Err(Failure::Other(limited)),
+        Err(_) => Err(Failure::Limited),
     };
     match begun {
         Ok(url) => {
@@ -112,7 +112,7 @@ async fn open(
     token: &fleet_core::Secret,
     account: &mut Option<TokenClaims>,
 ) -> Result<(), Failure> {
-    origin.allow(app).map_err(Failure::Other)?;
+    origin.allow(app).map_err(|_| Failure::Limited)?;
     let now = app.environment.now();
     let cookie = attempt_cookie(&parts.headers, https).ok_or(Failure::NoAttempt)?;
     let attempt = Attempt::read(cookie, now).ok_or(Failure::OldAttempt)?;
@@ -162,7 +162,7 @@ enum Failure {
     Provider(ProviderFailure),
     Store(ProviderSignInError),
     /// Too many sign-ins.
-    Other(RpcError),
+    Limited,
 }
 
 impl Failure {
@@ -234,7 +234,7 @@ impl Failure {
                     }
                 }
             }
-            Self::Other(_) => ("limited", None),
+            Self::Limited => ("limited", None),
         }
     }
 }

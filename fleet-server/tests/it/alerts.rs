@@ -196,12 +196,12 @@ async fn is(world: &World, by: &Operator, state: &str, answer: &str) -> AlertDel
 }
 
 on_both_databases! {
-    a_new_device_is_one_signed_message_from_one_of_two_servers
+    a_new_device_is_one_signed_message_from_one_of_three_servers
 }
 
-async fn a_new_device_is_one_signed_message_from_one_of_two_servers(url: &str) {
+async fn a_new_device_is_one_signed_message_from_one_of_three_servers(url: &str) {
     let world = World::at(url).await;
-    let other = world.another().await;
+    let (second, third) = (world.another().await, world.another().await);
     let admin = world.operator(Role::Admin).await;
     let receiver = Receiver::new(&[]).await;
     let channel = hook(&world, &admin, &receiver.url()).await;
@@ -232,11 +232,13 @@ async fn a_new_device_is_one_signed_message_from_one_of_two_servers(url: &str) {
     let delivered = is(&world, &admin, "delivered", "HTTP 204").await;
     assert_eq!(got.id, format!("msg_{}", delivered.delivery_id));
     assert_eq!((delivered.attempts, delivered.items.len()), (1, 1));
-    // A later message comes after everything that two servers could have sent twice.
-    test(&other, &admin, &channel).await;
-    let all = receiver.receives(2).await;
-    assert_eq!(all.len(), 2);
-    assert_eq!(all[1].json()["type"], "test");
+    // Later messages come after everything that the servers could have sent twice.
+    for (other, messages) in [(&second, 2), (&third, 3)] {
+        test(other, &admin, &channel).await;
+        let all = receiver.receives(messages).await;
+        assert_eq!(all.len(), messages);
+        assert_eq!(all[messages - 1].json()["type"], "test");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

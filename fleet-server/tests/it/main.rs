@@ -34,6 +34,7 @@ mod scans;
 mod schedules;
 mod search;
 mod shares;
+mod sign_in;
 mod site_rules;
 mod stream;
 mod unpaged;

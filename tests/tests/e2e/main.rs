@@ -16,6 +16,7 @@ mod databases;
 mod direct;
 mod enrollment;
 mod estimates;
+mod host_names;
 mod identity;
 mod interruptions;
 mod lab;

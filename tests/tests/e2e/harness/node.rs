@@ -27,9 +27,14 @@ pub(crate) struct Node {
     folder: PathBuf,
     state: PathBuf,
     flags: Vec<String>,
+    /// Which addresses the node may scan: those of a demonstration, or private ones.
+    policy: &'static str,
     log_filter: String,
     process: Option<Process>,
 }
+
+/// Also permits loopback addresses. Their names are not looked up.
+const DEMO: &str = "--demo-allow-loopback";
 
 impl Node {
     /// Enrolls a node with a new code and confirms it after comparing the fingerprint.
@@ -55,6 +60,7 @@ impl Node {
             folder: world.folder().to_owned(),
             state: state_of(world.folder(), name),
             flags: Vec::new(),
+            policy: DEMO,
             log_filter: "info,fleet_agent=debug".to_owned(),
             process: None,
         }
@@ -82,6 +88,11 @@ impl Node {
         self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
     }
 
+    /// Lets the node scan only one private network, as in operation.
+    pub(crate) fn set_network(&mut self, flag: &'static str) {
+        self.policy = flag;
+    }
+
     /// Sets the log filter for the next start.
     pub(crate) fn set_log(&mut self, filter: &str) {
         filter.clone_into(&mut self.log_filter);
@@ -106,7 +117,7 @@ impl Node {
     pub(crate) fn spawn(&mut self) {
         let mut command = binary("fleetnode", &self.folder);
         command
-            .args(["run", "--demo-allow-loopback", "--log", &self.log_filter])
+            .args(["run", self.policy, "--log", &self.log_filter])
             .arg("--state-dir")
             .arg(&self.state)
             .args(&self.flags);
@@ -149,6 +160,7 @@ impl Node {
             folder: self.folder.clone(),
             state,
             flags: self.flags.clone(),
+            policy: self.policy,
             log_filter: self.log_filter.clone(),
             process: None,
         }
