@@ -252,8 +252,9 @@ def test_rows_of_devices_have_one_line_and_long_texts_a_title(server, page):
         page.find("[data-key='2']")
         heights = page.script("return [...document.querySelectorAll('.grid-devices [data-key]')].map((one) => one.offsetHeight)")
         # On a narrow window, a row has a line for each group of cells.
-        assert heights[0] == heights[1], f"at {width}"
-        assert width < 900 or heights[0] < 45, heights
+        # A second line of a cell adds 18 pixels, a badge beside a name 2.
+        assert abs(heights[0] - heights[1]) < 10, f"{heights} at {width}"
+        assert width < 900 or heights[1] < 55, heights
         titles = page.script("return [...document.querySelectorAll(`[data-key='2'] .one-line`)].map((one) => one.title)")
         assert any(long["model"].strip() in title for title in titles) and any(long["firmware"] in title for title in titles)
 
@@ -469,7 +470,7 @@ def test_every_state_is_accessible_and_fits_the_window(server, page, scheme):
                 findings[f"{finding['id']} in {state} at {width}"] = [one["html"][:200] for one in finding["nodes"]][:3]
             wide = page.script("""
                 const limit = document.documentElement.clientWidth;
-                return [...document.querySelectorAll('body *')].filter((one) => !one.closest('.visually-hidden, .skip-link, .grid-head, .strip') && one.getBoundingClientRect().right > limit + 0.5).map((one) => `${one.tagName}.${one.className}`);
+                return [...document.querySelectorAll('body *')].filter((one) => !one.closest('.visually-hidden, .skip-link, .grid-head, .strip, .one-line > *, .row-labels *') && one.getBoundingClientRect().right > limit + 0.5).map((one) => `${one.tagName}.${one.className}`);
             """)
             if wide:
                 findings[f"too wide: {state} at {width}"] = wide[:5]
