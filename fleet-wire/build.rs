@@ -20,7 +20,7 @@ use prost_types::{FileDescriptorSet, method_options::IdempotencyLevel};
 const PLUGIN: &str = "proto-plugin";
 
 /// Messages that carry secrets: their `Debug` is written by hand and shows none.
-const SECRET: [&str; 15] = [
+const SECRET: [&str; 17] = [
     ".fleetnodegateway.v1.RegisterRequest",
     ".fleetnodegateway.v1.BeginAuthHandshakeRequest",
     ".fleetnodegateway.v1.CompleteAuthHandshakeRequest",
@@ -35,6 +35,8 @@ const SECRET: [&str; 15] = [
     ".fleet.v1.CreateOperatorResponse",
     ".fleet.v1.ResetOperatorPasswordResponse",
     ".fleet.v1.ChangePasswordRequest",
+    ".fleet.v1.CreateAlertChannelRequest",
+    ".fleet.v1.CreateAlertChannelResponse",
     ".sdk.v1.UsernamePassword",
 ];
 

@@ -160,6 +160,7 @@ impl LocalScan {
         let task = ScanTask {
             host_names: options.host_names(),
             note_hosts: true,
+            link_identity: true,
             entries,
             ports,
             default_ports,

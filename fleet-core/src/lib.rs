@@ -29,6 +29,7 @@ mod regressions;
 mod report;
 mod scan;
 mod secret;
+pub mod sso;
 pub mod takeover;
 pub mod text;
 mod time;

@@ -2,7 +2,7 @@
 //! stream, the heartbeat of the server that holds it, and the time, so every server gives the same answer. Start with
 //! [`is_connected`].
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::{
     ReplicaId, Timestamp,
@@ -25,6 +25,8 @@ pub struct LastStream {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplicaHeartbeat {
     count: i64,
+    /// When the observer read it first.
+    observed_at: Instant,
     /// When the observer saw the count change.
     changed_at: Option<Instant>,
 }
@@ -32,9 +34,10 @@ pub struct ReplicaHeartbeat {
 impl ReplicaHeartbeat {
     /// The first count that the observer reads. It does not show that the server runs, because it may be the last one
     /// before the server was killed.
-    pub fn first(count: i64) -> Self {
+    pub fn first(count: i64, now: Instant) -> Self {
         Self {
             count,
+            observed_at: now,
             changed_at: None,
         }
     }
@@ -48,6 +51,7 @@ impl ReplicaHeartbeat {
         Self {
             count,
             changed_at: Some(now),
+            ..self
         }
     }
 
@@ -55,8 +59,14 @@ impl ReplicaHeartbeat {
     pub fn own(now: Instant) -> Self {
         Self {
             count: 0,
+            observed_at: now,
             changed_at: Some(now),
         }
+    }
+
+    /// When a server that is not live any more was last able to hear of a node, as far as this observer knows.
+    pub fn stale_since(self) -> Instant {
+        self.changed_at.unwrap_or(self.observed_at) + REPLICA_STALE
     }
 
     /// Whether the count changed within [`REPLICA_STALE`]. A server that was killed or hangs is stale.
@@ -76,19 +86,24 @@ pub fn is_connected(
         && heartbeat.is_some_and(|heartbeat| heartbeat.is_live(now))
 }
 
-/// Whether a node is online: the server heard of it within [`NODE_OFFLINE`], and it is connected or has sent a
-/// heartbeat since its last stream ended. The end of a stream on a server that was killed has no time, so such a node
-/// is offline until it connects again.
+/// Whether a node is online: a server heard of it within [`NODE_OFFLINE`], and it is connected or has sent a heartbeat
+/// since its last stream ended. A server that is killed stores no end. Its streams end when it becomes stale: `stale_for`
+/// is how long ago that was.
 pub fn is_online(
     connected: bool,
     stream: Option<LastStream>,
+    stale_for: Duration,
     last_seen: Option<Timestamp>,
     now: Timestamp,
 ) -> bool {
     let Some(seen) = last_seen.filter(|seen| now.since(*seen) <= NODE_OFFLINE) else {
         return false;
     };
-    connected || stream.is_none_or(|stream| stream.ended_at.is_some_and(|ended_at| seen > ended_at))
+    let is_after = |stream: LastStream| match stream.ended_at {
+        Some(ended_at) => seen > ended_at,
+        None => now.since(seen) < stale_for,
+    };
+    connected || stream.is_none_or(is_after)
 }
 
 /// Why a node is not connected, for people; empty if it is connected or never was. `ended` is why its last stream ended,
@@ -116,8 +131,6 @@ pub fn why_disconnected(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -140,7 +153,7 @@ mod tests {
             ended_at: Some(at(1)),
             ..HELD
         };
-        let killed = ReplicaHeartbeat::first(7);
+        let killed = ReplicaHeartbeat::first(7, start);
         let live = killed.next(8, after(500));
         for (stream, heartbeat, now, expected) in [
             (None, Some(live), 500, false),
@@ -168,23 +181,28 @@ mod tests {
             ended_at: Some(at(100)),
             ..HELD
         };
-        for (connected, stream, seen, now, expected) in [
-            (true, Some(HELD), Some(100), 100, true),
-            (true, Some(HELD), Some(100), 221, false),
-            // The server was killed.
-            (false, Some(HELD), Some(100), 100, false),
+        for (connected, stream, stale_for, seen, now, expected) in [
+            (true, Some(HELD), 0, Some(100), 100, true),
+            (true, Some(HELD), 0, Some(100), 221, false),
+            // The server was killed, and the node has not come to another one.
+            (false, Some(HELD), 0, Some(100), 100, false),
+            (false, Some(HELD), 20, Some(100), 120, false),
+            // It sends heartbeats to another server, and cannot open a stream.
+            (false, Some(HELD), 20, Some(101), 120, true),
+            (false, Some(HELD), 200, Some(101), 222, false),
             // The node was stopped.
-            (false, Some(ended), Some(90), 100, false),
-            (false, Some(ended), Some(100), 100, false),
+            (false, Some(ended), 0, Some(90), 100, false),
+            (false, Some(ended), 90, Some(100), 100, false),
             // It lost its stream and still sends heartbeats.
-            (false, Some(ended), Some(101), 101, true),
-            (false, Some(ended), Some(101), 222, false),
+            (false, Some(ended), 0, Some(101), 101, true),
+            (false, Some(ended), 0, Some(101), 222, false),
             // It cannot open streams.
-            (false, None, Some(100), 120, true),
-            (false, None, None, 120, false),
+            (false, None, 0, Some(100), 120, true),
+            (false, None, 0, None, 120, false),
         ] {
+            let stale_for = Duration::from_secs(stale_for);
             assert_eq!(
-                is_online(connected, stream, seen.map(at), at(now)),
+                is_online(connected, stream, stale_for, seen.map(at), at(now)),
                 expected,
                 "{connected} {stream:?} seen at {seen:?}, now {now}"
             );
@@ -245,7 +263,7 @@ mod tests {
             #[expect(clippy::disallowed_methods, reason = "the start of the test's clock")]
             let start = Instant::now();
             let (mut millis, mut count, mut changed) = (0, 1, None);
-            let mut heartbeat = ReplicaHeartbeat::first(count);
+            let mut heartbeat = ReplicaHeartbeat::first(count, start);
             for (pause, beats) in reads {
                 millis += pause;
                 if beats {

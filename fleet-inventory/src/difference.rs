@@ -11,18 +11,41 @@ use std::{
     str::FromStr,
 };
 
-use fleet_core::{DeviceFacts, DeviceId, Endpoint, EndpointOutcome};
+use fleet_core::{DeviceFacts, DeviceId, Endpoint, EndpointOutcome, NodeId, SiteId};
 pub use zero::{Counts, explain_zero};
+
+/// An endpoint of a site. An address means one host only within a site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Location {
+    /// The site; 0 for the server's own network.
+    pub site: SiteId,
+    /// The endpoint.
+    pub endpoint: Endpoint,
+}
 
 /// A device at an endpoint where a scan saw it, with the facts that the scan reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     /// The device, which is the surviving record of a merge.
     pub device: DeviceId,
+    /// The site of the node that reported it; 0 for the server's own network.
+    pub site: SiteId,
+    /// The node that reported it; 0 for the server itself.
+    pub node: NodeId,
     /// Where it answered.
     pub endpoint: Endpoint,
     /// The reported facts. An empty text means unknown.
     pub facts: DeviceFacts,
+}
+
+impl Seen {
+    /// Where it answered, with its site.
+    pub fn location(&self) -> Location {
+        Location {
+            site: self.site,
+            endpoint: self.endpoint,
+        }
+    }
 }
 
 /// The later of the two results.
@@ -32,8 +55,8 @@ pub struct Later<'a> {
     pub seen: &'a [Seen],
     /// The devices whose reports were rejected, for example because another node owns them. They exist.
     pub rejected: BTreeSet<DeviceId>,
-    /// What its scan shows about endpoints. An endpoint that is absent here is not one of its targets.
-    pub outcomes: BTreeMap<Endpoint, EndpointOutcome>,
+    /// What its scan shows about locations. A location that is absent here is not one of its targets.
+    pub outcomes: BTreeMap<Location, EndpointOutcome>,
 }
 
 /// The group of a row.
@@ -43,7 +66,7 @@ pub enum Group {
     New,
     /// Seen only by the earlier scan, and its endpoint was probed and found silent or refused.
     Missing,
-    /// Seen by both at different addresses. Its facts can differ as well.
+    /// Seen by both at different addresses or sites. Its facts can differ as well.
     Moved,
     /// Seen by both at the same address, with different facts or another port.
     Changed,
@@ -114,6 +137,8 @@ impl FromStr for Group {
 pub enum Field {
     /// The address.
     Address,
+    /// The site.
+    Site,
     /// The port.
     Port,
     /// The URL scheme.
@@ -135,6 +160,7 @@ impl Field {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Address => "address",
+            Self::Site => "site",
             Self::Port => "port",
             Self::Scheme => "scheme",
             Self::Manufacturer => "manufacturer",
@@ -209,7 +235,7 @@ pub struct Row {
 pub fn difference(before: &[Seen], later: &Later<'_>) -> Vec<Row> {
     let before = by_device(before);
     let after = by_device(later.seen);
-    let occupied: BTreeSet<Endpoint> = later.seen.iter().map(|seen| seen.endpoint).collect();
+    let occupied: BTreeSet<Location> = later.seen.iter().map(Seen::location).collect();
     let devices: BTreeSet<DeviceId> = before.keys().chain(after.keys()).copied().collect();
     let row = |device: DeviceId| match (before.get(&device), after.get(&device)) {
         (Some(was), Some(is)) => in_both(was, is),
@@ -252,7 +278,7 @@ fn in_both(before: &[&Seen], after: &[&Seen]) -> Option<Row> {
     let (was, is) = pair(before, after)?;
     let changed = fields(was, is);
     let group = match changed.first() {
-        Some(Field::Address) => Group::Moved,
+        Some(Field::Address | Field::Site) => Group::Moved,
         Some(_) => Group::Changed,
         None => Group::Unchanged,
     };
@@ -274,8 +300,8 @@ fn pair<'a>(before: &[&'a Seen], after: &[&'a Seen]) -> Option<(&'a Seen, &'a Se
             Some((*was, *is))
         })
     };
-    common(|was, is| was.endpoint == is.endpoint)
-        .or_else(|| common(|was, is| was.endpoint.ip == is.endpoint.ip))
+    common(|was, is| was.location() == is.location())
+        .or_else(|| common(|was, is| was.site == is.site && was.endpoint.ip == is.endpoint.ip))
         .or_else(|| Some((*before.first()?, *after.first()?)))
 }
 
@@ -284,6 +310,7 @@ fn fields(was: &Seen, is: &Seen) -> Vec<Field> {
     let (old, new) = (&was.facts, &is.facts);
     [
         (Field::Address, was.endpoint.ip != is.endpoint.ip),
+        (Field::Site, was.site != is.site),
         (Field::Port, was.endpoint.port != is.endpoint.port),
         (Field::Scheme, texts(&old.scheme, &new.scheme)),
         (
@@ -311,15 +338,15 @@ fn fields(was: &Seen, is: &Seen) -> Vec<Field> {
 
 /// A device that the later scan did not see. The sighting with the strongest outcome decides, so that a device of two
 /// endpoints is missing only if neither of them answered.
-fn absent(before: &[&Seen], later: &Later<'_>, occupied: &BTreeSet<Endpoint>) -> Option<Row> {
+fn absent(before: &[&Seen], later: &Later<'_>, occupied: &BTreeSet<Location>) -> Option<Row> {
     let reason_at = |seen: &Seen| {
         if later.rejected.contains(&seen.device) {
             return Reason::Rejected;
         }
-        if occupied.contains(&seen.endpoint) {
+        if occupied.contains(&seen.location()) {
             return Reason::Replaced;
         }
-        let outcome = later.outcomes.get(&seen.endpoint).copied();
+        let outcome = later.outcomes.get(&seen.location()).copied();
         Reason::Outcome(outcome.unwrap_or_default())
     };
     let is_missing = |reason: Reason| match reason {

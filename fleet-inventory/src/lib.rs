@@ -11,6 +11,8 @@ mod cron;
 mod day;
 mod difference;
 mod history;
+#[cfg(test)]
+mod samples;
 mod schedule;
 mod search;
 mod timing;
@@ -26,7 +28,8 @@ pub use block::{AddressOutcome, BlockNumber, CELLS, Cell, CellState, NotABlock, 
 pub use cron::{Cron, CronError};
 pub use day::{DAYS, Day, DayCounts, last_days};
 pub use difference::{
-    Counts, Field, Group, Later, Reason, Row, Seen, UnknownGroup, difference, explain_zero,
+    Counts, Field, Group, Later, Location, Reason, Row, Seen, UnknownGroup, difference,
+    explain_zero,
 };
 pub use history::{Appearance, Change, EventKind, Label, LabelError, UnknownKind, changes};
 pub use schedule::{Circumstances, Decision, Firing, decide, firing};

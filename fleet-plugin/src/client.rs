@@ -1,6 +1,6 @@
 //! Calls to one running plugin. Start with [`PluginClient::connect`].
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use fleet_core::{Endpoint, Port};
 use fleet_scan::Login;
@@ -132,8 +132,14 @@ impl PluginClient {
             .get_default_credentials(&request, options)
             .await?;
         let logins = answer.credentials.into_iter();
+        // Moved and not copied, so that dropping the logins wipes the decoder's own allocations.
         Ok(logins
-            .map(|login| Login::new(login.username, login.password))
+            .map(|mut login| {
+                Login::new(
+                    mem::take(&mut login.username),
+                    mem::take(&mut login.password),
+                )
+            })
             .collect())
     }
 

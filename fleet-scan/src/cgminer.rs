@@ -48,8 +48,7 @@ fn read(bytes: &[u8]) -> Reply {
     } else {
         json::parse(bytes)
     };
-    let has_status = |value: &Value| Some(json::member(value.as_object()?, "STATUS").is_some());
-    if let Some(value) = value.filter(|value| has_status(value) == Some(true)) {
+    if let Some(value) = value.filter(is_answer) {
         return Reply::Answer(value);
     }
     let first = bytes
@@ -60,6 +59,19 @@ fn read(bytes: &[u8]) -> Reply {
         Some(_) if plain::is_plain(bytes) => Reply::Garbled,
         Some(_) => Reply::Foreign,
     }
+}
+
+/// Whether an object has a status, or one of the sections of this API: some firmware sends no status.
+fn is_answer(value: &Value) -> bool {
+    let Some(reply) = value.as_object() else {
+        return false;
+    };
+    let is_section = |name: &&str| {
+        let section = json::member(reply, name).and_then(Value::as_array);
+        section.is_some_and(|list| list.first().is_some_and(Value::is_object))
+    };
+    json::member(reply, "STATUS").is_some()
+        || ["VERSION", "STATS", "DEVDETAILS"].iter().any(is_section)
 }
 
 fn is_complete(bytes: &[u8]) -> bool {
@@ -115,6 +127,9 @@ mod tests {
             ),
             (b"STATUS=S,Code=22|VERSION,API=3.7|\0", "answer"),
             (br#"{"status":[{"STATUS":"S"}],"version":[]}"#, "answer"),
+            (br#"{"VERSION":[{"Type":"Antminer T21"}]}"#, "answer"),
+            (b"\n STATUS=S,Code=22|VERSION,API=3.7|\0", "answer"),
+            (br#"{"version":"1.0"}"#, "garbled"),
             (b",\"id\":1}\0", "garbled"),
             (b"{\"note\":\"no status\"}", "garbled"),
             (b"\0\0", "garbled"),

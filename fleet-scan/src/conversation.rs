@@ -40,9 +40,15 @@ pub(crate) async fn identify(
 ) -> Result<Answer, DriverError> {
     let mut answers = Answers::default();
     answers.insert_attributes(probe.attributes());
-    let (found, opened) = open(probe, rules, protocol, &mut answers).await;
-    if let Some(found) = found {
-        complete(probe, found, protocol, &mut answers).await;
+    let (mut found, opened) = open(probe, rules, protocol, &mut answers).await;
+    if let Some(first) = found {
+        complete(probe, first, protocol, &mut answers).await;
+        // An answer that was requested for a fact may name a fork. Its page can be that of the original.
+        let later = rules.best(&answers);
+        if let Some(later) = later.filter(|later| later.goes_before(&first)) {
+            complete(probe, later, protocol, &mut answers).await;
+            found = Some(later);
+        }
     }
     probe.explain(|| rules.explain(&answers, protocol));
     if let Some(found) = found {

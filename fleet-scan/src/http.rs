@@ -39,13 +39,17 @@ pub(crate) async fn send(
         .and_then(|post| post.split_once(' '))
     {
         Some((path, body)) => {
-            let headers = "Content-Type: application/json\r\n";
+            let body_type = if body.starts_with('{') {
+                "application/json"
+            } else {
+                "application/x-www-form-urlencoded"
+            };
             exchange(
                 probe,
                 &Outgoing {
                     method: "POST",
                     path,
-                    headers,
+                    headers: &format!("Content-Type: {body_type}\r\n"),
                     body,
                 },
             )

@@ -75,6 +75,9 @@ pub struct ScanJob {
     pub names: Option<Arc<dyn Resolver>>,
     /// Whether notes describe unidentified hosts, for receivers that ignore [`ScanEvent::Unidentified`].
     pub note_hosts: bool,
+    /// Whether a device on a link of this machine that shows neither MAC nor serial takes the hardware address of the
+    /// link as its own. Otherwise it has none, and does not wait for it.
+    pub link_identity: bool,
 }
 
 impl ScanJob {
@@ -91,6 +94,7 @@ impl ScanJob {
             listen: None,
             names: None,
             note_hosts: true,
+            link_identity: true,
         }
     }
 

@@ -23,9 +23,10 @@ mod sites;
 
 use std::sync::Arc;
 
+use fleet_core::OrgId;
 use fleet_wire::{Context, RpcError};
 
-use crate::{app::App, call::OperatorCall};
+use crate::{app::App, auth::call_permit, call::OperatorCall};
 
 /// Implements every service.
 #[derive(Clone, Debug)]
@@ -36,5 +37,17 @@ pub(crate) struct Api {
 impl Api {
     fn operator(&self, context: &Context) -> Result<OperatorCall, RpcError> {
         OperatorCall::new(&self.app, context)
+    }
+
+    /// Waits for one of the organization's slots for answers that are in memory as a whole, and keeps it until the answer
+    /// is sent.
+    ///
+    /// # Errors
+    ///
+    /// RESOURCE_EXHAUSTED with a retry hint when too many calls wait.
+    async fn answer_whole(&self, context: &Context, org: OrgId) -> Result<(), RpcError> {
+        let slot = self.app.whole_answers.wait(org).await?;
+        call_permit(context)?.hold(slot);
+        Ok(())
     }
 }

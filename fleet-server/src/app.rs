@@ -27,6 +27,7 @@ use crate::{
     metrics::Metrics,
     pair::ForwardKey,
     passwords::Passwords,
+    provider::Provider,
     readiness::Readiness,
     replicas::Replicas,
     wakeups::Wakeups,
@@ -87,9 +88,12 @@ pub(crate) struct App {
     pub(crate) lookups: Lookups,
     /// A difference holds the rows of two scans: one at a time in each organization.
     pub(crate) differences: KeySlots<OrgId>,
+    /// Answers of an organization that are in memory as a whole until they are sent, of up to 65,536 rows each.
+    pub(crate) whole_answers: KeySlots<OrgId>,
     pub(crate) undeclared_proxies: UndeclaredProxies,
     pub(crate) auditor: Auditor,
     pub(crate) passwords: Passwords,
+    pub(crate) provider: Option<Provider>,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Metrics,
     /// Fires when the server begins to shut down: watches end, and nodes are notified.
@@ -121,7 +125,7 @@ impl App {
         let replica = ReplicaId(environment.random());
         Arc::new(Self {
             replica,
-            replicas: Replicas::new(replica),
+            replicas: Replicas::new(replica, environment.instant()),
             forward_key: ForwardKey::new(&Zeroizing::new(environment.random())),
             hub: Hub::new(
                 environment.clone(),
@@ -137,8 +141,10 @@ impl App {
             call_limits: CallLimits::default(),
             lookups: Lookups::default(),
             differences: KeySlots::new(1, 16),
+            whole_answers: KeySlots::new(4, 16),
             undeclared_proxies: UndeclaredProxies::default(),
             passwords: Passwords::new(),
+            provider: config.provider.clone().map(Provider::new),
             readiness: Readiness::new(),
             metrics: Metrics::default(),
             drain: CancellationToken::new(),
@@ -250,7 +256,10 @@ impl App {
     /// Whether a node counts as online.
     pub(crate) fn is_online(&self, node: &NodeRow, now: Timestamp) -> bool {
         let connected = self.is_connected(node);
-        presence::is_online(connected, node.stream, node.last_seen_at, now)
+        let stale_for = self
+            .replicas
+            .stale_for(node.stream, self.environment.instant());
+        presence::is_online(connected, node.stream, stale_for, node.last_seen_at, now)
     }
 
     /// The server's part of the rules for plans.

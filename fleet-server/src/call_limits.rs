@@ -12,6 +12,8 @@ use fleet_core::{NodeId, OperatorId, OrgId};
 use fleet_wire::RpcError;
 use tokio::sync::OwnedMutexGuard;
 
+use crate::key_slots::Slot;
+
 /// Concurrent calls of a node. It needs its stream, an older stream that ends, a heartbeat, and a few reports.
 pub(crate) const CALLS_OF_A_NODE: usize = 16;
 /// Concurrent calls of an operator that are no streams. The database has 16 connections for all, and a call takes a few
@@ -97,6 +99,8 @@ struct Active {
 pub(crate) struct CallPermit {
     limits: CallLimits,
     call: CountedCall,
+    /// Dropped with the permit, at the end of the response.
+    held: Mutex<Option<Slot<OrgId>>>,
 }
 
 impl CallLimits {
@@ -144,6 +148,7 @@ impl CallLimits {
         Ok(Arc::new(CallPermit {
             limits: self.clone(),
             call,
+            held: Mutex::default(),
         }))
     }
 
@@ -198,6 +203,11 @@ impl CallPermit {
     /// takes minutes to arrive.
     pub(crate) async fn beating(&self) -> OwnedMutexGuard<()> {
         self.exclusive(|active| &active.beating).await
+    }
+
+    /// Keeps a slot until the response is sent.
+    pub(crate) fn hold(&self, slot: Slot<OrgId>) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(slot);
     }
 
     async fn exclusive(

@@ -54,7 +54,7 @@ async fn compare(app: &App) -> Result<(), RpcError> {
 }
 
 async fn changes(app: &App, org: OrgId, scan: ScanId) -> Result<ScanChanges, RpcError> {
-    let difference = results::difference(app, org, scan, None).await?;
+    let difference = results::compared(app, org, scan, None).await?;
     Ok(ScanChanges {
         against: difference.against,
         new: count(&difference, Group::New),

@@ -7,7 +7,7 @@ use fleet_wire::client::Roots;
 use ipnetwork::IpNetwork;
 use zeroize::Zeroizing;
 
-use crate::prober::Prober;
+use crate::{prober::Prober, provider::SignInProvider};
 
 /// The configuration of a [`Server`](crate::Server).
 #[derive(Clone, Debug)]
@@ -29,12 +29,25 @@ pub struct ServerConfig {
     pub drain_window: Duration,
     /// How the server reaches devices itself; none switches that off.
     pub direct: Option<DirectPath>,
+    /// The name of the organization that owns the server's own network. Only its webhooks go to private addresses. Without
+    /// it, the server must have only one organization for that.
+    pub network_owner: Option<String>,
     /// How long the events of a scan are kept after its end; none keeps them for ever. The audit trail is always kept.
     pub scan_events_kept: Option<Duration>,
+    /// How long whole scans with their results are kept after their end; none keeps them for ever.
+    pub scans_kept: Option<Duration>,
+    /// Whether the last scan of the same targets with a result is kept beyond that, because the next one is compared with
+    /// it.
+    pub last_scans_kept: bool,
     /// How the server sends e-mail; none switches that off.
     pub smtp: Option<Smtp>,
     /// The authorities that sign the certificates of webhooks.
     pub webhook_roots: Roots,
+    /// The OpenID provider through which operators sign in, if there is one.
+    pub provider: Option<SignInProvider>,
+    /// Whether operators sign in with passwords. If not, only one-time passwords are accepted, which `fleetd admin`
+    /// creates.
+    pub password_sign_in: bool,
 }
 
 /// How long the events of a scan are kept by default.
@@ -51,9 +64,14 @@ impl Default for ServerConfig {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             drain_window: Duration::from_secs(10),
             direct: None,
+            network_owner: None,
             scan_events_kept: Some(EVENTS_KEPT),
+            scans_kept: None,
+            last_scans_kept: true,
             smtp: None,
             webhook_roots: Roots::System,
+            provider: None,
+            password_sign_in: true,
         }
     }
 }
@@ -123,6 +141,15 @@ pub struct Smtp {
     pub from: String,
     /// The user and the password, if the mail server wants them.
     pub login: Option<(String, Zeroizing<String>)>,
+    /// PEM text with authorities that may sign its certificate, besides those of the operating system.
+    pub ca: Option<String>,
+}
+
+impl Smtp {
+    /// Whether the sender is an address, with or without a name.
+    pub fn has_valid_sender(&self) -> bool {
+        self.from.parse::<lettre::message::Mailbox>().is_ok()
+    }
 }
 
 impl fmt::Debug for Smtp {

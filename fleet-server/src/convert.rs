@@ -577,6 +577,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_list_without_pages_is_whole_or_an_error() {
+        let remedy = "read the list that has pages";
+        for (rows, fits) in [(0, true), (3, true), (4, false)] {
+            let listed = whole(vec![(); rows], 3, remedy);
+            assert_eq!(listed.is_ok(), fits, "{rows}");
+            if let Err(error) = listed {
+                assert_eq!(error.reason().as_deref(), Some("LIST_TOO_LONG"));
+                assert!(error.message.ends_with(remedy), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_full_page_has_a_next_one() {
+        let page = list_page(2, 5);
+        assert_eq!((page.after, page.limit), (5, 2));
+        assert_eq!(list_page(0, 0).limit, ListPage::FIRST.limit);
+        assert_eq!(list_page(u32::MAX, 0).limit, ListPage::FIRST.limit);
+        for (rows, expected) in [(&[][..], 0), (&[7], 0), (&[7, 9], 9)] {
+            assert_eq!(next_cursor(rows, page, |id| *id), expected, "{rows:?}");
+        }
+    }
+
+    #[test]
     fn hidden_characters_of_a_peer_are_escaped() {
         assert_eq!(printable("a\u{1b}[31mb\n", 64), "a\\u{1b}[31mb\\n");
         assert_eq!(printable("a\u{202e}b\u{200b}", 64), "a\\u{202e}b\\u{200b}");

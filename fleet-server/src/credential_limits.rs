@@ -65,7 +65,7 @@ impl Lookups {
         &self,
         credential: &SecretHash,
         from: IpAddr,
-    ) -> Result<(Slot<'_, [u8; 32]>, Slot<'_, IpAddr>), RpcError> {
+    ) -> Result<(Slot<[u8; 32]>, Slot<IpAddr>), RpcError> {
         // The credential first: a caller that waits for its own calls takes no place of its neighbors.
         let of_credential = self.credentials.wait(*credential.as_bytes()).await?;
         let of_source = self.sources.wait(source(from)).await?;

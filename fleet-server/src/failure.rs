@@ -217,6 +217,7 @@ refusals! {
     MemberError {
         NotFound(operator) => not_found OPERATOR_NOT_FOUND [operator_id = operator];
         LastAdmin(operator) => failed_precondition LAST_ADMINISTRATOR [operator_id = operator];
+        NotLinked(operator) => failed_precondition OPERATOR_NOT_LINKED [operator_id = operator];
         PasswordChanged(operator) => failed_precondition PASSWORD_CHANGED [operator_id = operator];
     }
     CreatePairingError {

@@ -7,6 +7,7 @@ mod exports;
 mod lists;
 mod response;
 mod session;
+mod sign_in;
 
 use std::sync::Arc;
 
@@ -49,6 +50,15 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Bo
             app.metrics.sign_in(opened.is_ok());
             opened
         }
+        (&Method::GET, ["api", "sign-in"]) => Ok(sign_in::methods(&app)),
+        (&Method::GET, ["api", "sign-in", "provider"]) => {
+            let origin = Origin { from, claimed };
+            sign_in::begin(&app, https, origin, &parts).await
+        }
+        (&Method::GET, ["api", "sign-in", "callback"]) => {
+            let origin = Origin { from, claimed };
+            sign_in::finish(&app, https, origin, &parts).await
+        }
         (&Method::GET, ["api", "session"]) => session::show(&app, from, &parts).await,
         (&Method::DELETE, ["api", "session"]) => session::sign_out(&app, https, from, &parts).await,
         (&Method::GET, ["api", "scans", scan, "events"]) => {
@@ -69,7 +79,7 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Bo
                 "api",
                 "scans",
                 scan,
-                file @ ("difference.csv" | "difference.json"),
+                file @ ("difference.csv" | "difference.json" | "difference.ndjson"),
             ],
         ) => exports::difference(&app, from, &parts, scan, file).await,
         (
@@ -81,11 +91,9 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Bo
                 file @ ("hosts.csv" | "hosts.json" | "hosts.ndjson"),
             ],
         ) => lists::hosts(&app, from, &parts, scan, file).await,
-        (&Method::GET | &Method::HEAD, _) => assets::asset(&parts).ok_or_else(|| {
-            RpcError::not_found(format!("nothing is served at {}", parts.uri.path()))
-                .with_reason("PATH_NOT_FOUND")
-                .with_fact("path", shown_path(&parts))
-        }),
+        (&Method::GET | &Method::HEAD, _) => {
+            assets::asset(&parts).ok_or_else(|| not_served(&parts))
+        }
         _ => Err(RpcError::not_found(format!(
             "nothing accepts {} at {}",
             parts.method,
@@ -103,6 +111,13 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Bo
         );
     }
     response
+}
+
+/// The refusal of a path that is not served.
+fn not_served(parts: &Parts) -> RpcError {
+    RpcError::not_found(format!("nothing is served at {}", parts.uri.path()))
+        .with_reason("PATH_NOT_FOUND")
+        .with_fact("path", shown_path(parts))
 }
 
 /// The path of a request for an error, bounded.

@@ -17,13 +17,17 @@ use crate::call_limits::refusal;
 pub(crate) struct KeySlots<K> {
     at_once: usize,
     most: usize,
-    keys: Mutex<HashMap<K, (Arc<Semaphore>, usize)>>,
+    keys: Arc<Keys<K>>,
 }
+
+/// The semaphore of each key, and how many hold a slot of it or wait for one.
+#[derive(Debug)]
+struct Keys<K>(Mutex<HashMap<K, (Arc<Semaphore>, usize)>>);
 
 /// A slot. Dropping it admits the next in the queue.
 #[derive(Debug)]
-pub(crate) struct Slot<'a, K: Hash + Eq> {
-    slots: &'a KeySlots<K>,
+pub(crate) struct Slot<K: Hash + Eq> {
+    keys: Arc<Keys<K>>,
     key: K,
     permit: Option<OwnedSemaphorePermit>,
 }
@@ -34,7 +38,7 @@ impl<K: Hash + Eq + Clone> KeySlots<K> {
         Self {
             at_once,
             most,
-            keys: Mutex::default(),
+            keys: Arc::new(Keys(Mutex::default())),
         }
     }
 
@@ -43,9 +47,9 @@ impl<K: Hash + Eq + Clone> KeySlots<K> {
     /// # Errors
     ///
     /// RESOURCE_EXHAUSTED with a retry hint when too many wait.
-    pub(crate) async fn wait(&self, key: K) -> Result<Slot<'_, K>, RpcError> {
+    pub(crate) async fn wait(&self, key: K) -> Result<Slot<K>, RpcError> {
         let (semaphore, mut slot) = {
-            let mut keys = self.lock();
+            let mut keys = self.keys.lock();
             let (semaphore, waiting) = keys
                 .entry(key.clone())
                 .or_insert_with(|| (Arc::new(Semaphore::new(self.at_once)), 0));
@@ -58,7 +62,7 @@ impl<K: Hash + Eq + Clone> KeySlots<K> {
             }
             *waiting += 1;
             let slot = Slot {
-                slots: self,
+                keys: self.keys.clone(),
                 key,
                 permit: None,
             };
@@ -70,16 +74,16 @@ impl<K: Hash + Eq + Clone> KeySlots<K> {
     }
 }
 
-impl<K: Hash + Eq> KeySlots<K> {
+impl<K> Keys<K> {
     fn lock(&self) -> MutexGuard<'_, HashMap<K, (Arc<Semaphore>, usize)>> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<K: Hash + Eq> Drop for Slot<'_, K> {
+impl<K: Hash + Eq> Drop for Slot<K> {
     fn drop(&mut self) {
         self.permit = None;
-        let mut keys = self.slots.lock();
+        let mut keys = self.keys.lock();
         if let Some((_, waiting)) = keys.get_mut(&self.key) {
             *waiting -= 1;
             if *waiting == 0 {
@@ -104,7 +108,7 @@ mod tests {
         let other = slots.wait("b").await.expect("another key");
         drop((first, other));
         drop(second.await.expect("has a slot"));
-        assert!(slots.lock().is_empty(), "idle keys cost no memory");
+        assert!(slots.keys.lock().is_empty(), "idle keys cost no memory");
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@
 //! scans, watch, call                                   operations on scans; an operator's call
 //! auth                                                 who calls
 //! app                                                  shared state
+//! provider/*                                           an OpenID provider
 //! hub, audit, messages                                 connected nodes, refusals, messages to nodes
 //! convert, failure, policy, credentials, prober, ...   values, conversions, small tools
 //! ```
@@ -52,6 +53,7 @@ mod passwords;
 mod planning;
 mod policy;
 mod prober;
+mod provider;
 mod public_keys;
 mod readiness;
 mod replicas;
@@ -71,4 +73,5 @@ pub use dial_permit::DialPermit;
 pub use environment::{Environment, SystemEnvironment};
 pub use passwords::hash_password;
 pub use prober::{PairAnswer, PairLogin, PairOrder, ProbeEvent, ProbeOrder, ProbeSummary, Prober};
+pub use provider::SignInProvider;
 pub use server::Server;

@@ -227,6 +227,18 @@ mod tests {
     }
 
     #[test]
+    fn nobody_can_know_which_keys_share_a_cell() {
+        let limiters = [1, 2].map(|_| Limiter::per_minute(NonZeroU32::MIN));
+        let now = Instant::now();
+        let cells = |limiter: &Limiter| {
+            let at = |key: u32| limiter.check(key, now).map(|charge| charge.at).ok();
+            (0..16).map(at).collect::<Vec<_>>()
+        };
+        assert_eq!(cells(&limiters[0]), cells(&limiters[0]));
+        assert_ne!(cells(&limiters[0]), cells(&limiters[1]));
+    }
+
+    #[test]
     fn an_address_block_cannot_lock_others_out() {
         let limiter = SourceLimiter::per_minute(NonZeroU32::new(10).expect("not zero"));
         let v6 = |block: u128, subnet: u128| IpAddr::V6((block << 96 | subnet << 64).into());

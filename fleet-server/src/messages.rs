@@ -15,7 +15,7 @@ use fleet_wire::{
     pairing::{FleetNodePairRequest, discover_request},
 };
 
-use crate::convert;
+use crate::{convert, credentials::PairCredentials};
 
 /// The command message of a chunk.
 pub(crate) fn command(issued: &IssuedCommand) -> ControlCommand {
@@ -50,12 +50,17 @@ pub(crate) fn command(issued: &IssuedCommand) -> ControlCommand {
 /// The command message of one batch of a pairing.
 pub(crate) fn pair(command: CommandId, request: FleetNodePairRequest) -> ControlCommand {
     let command_id = command.to_string();
-    let command = AgentCommand {
+    let mut command = AgentCommand {
         command: Some(agent_command::Command::Pair(request)),
     };
+    let payload = command.encode_to_vec().into();
+    if let Some(agent_command::Command::Pair(request)) = &mut command.command {
+        // Wipes them.
+        drop(PairCredentials::take(request.credentials.take()));
+    }
     ControlCommand {
         command_id,
-        payload: command.encode_to_vec().into(),
+        payload,
     }
 }
 

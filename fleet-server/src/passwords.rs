@@ -72,6 +72,14 @@ pub(crate) fn chosen(text: Zeroizing<String>, email: &str) -> Result<Password, R
     })
 }
 
+/// The refusal of a password where the server accepts none.
+pub(crate) fn passwords_off() -> RpcError {
+    RpcError::failed_precondition(
+        "this server accepts no passwords: operators sign in through the sign-in provider, and `fleetd admin` creates one-time passwords and keys",
+    )
+    .with_reason("PASSWORDS_OFF")
+}
+
 /// How the limiter names passwords that were tried for an account.
 pub(crate) const PASSWORDS: &str = "passwords were tried";
 

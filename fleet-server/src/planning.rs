@@ -90,7 +90,11 @@ pub(crate) struct Planned {
 impl Planned {
     /// The shares to store.
     pub(crate) fn shares(&self) -> Vec<NewShare> {
-        let share = |share: &PlannedShare| NewShare::of(share.node, &share.plan);
+        let share = |share: &PlannedShare| {
+            let node = self.nodes.get(&share.node);
+            let rate = node.map_or(0, |node| node.profile.rate);
+            NewShare::of(share.node, &share.plan).at_rate(rate)
+        };
         self.joint.shares.iter().map(share).collect()
     }
 

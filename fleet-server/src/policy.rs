@@ -217,6 +217,7 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
             ("SetOperatorRole", Operator(OrgAdmin)),
             ("RemoveOperator", Operator(OrgAdmin)),
             ("ResetOperatorPassword", Operator(OrgAdmin)),
+            ("UnlinkOperator", Operator(OrgAdmin)),
         ],
     ),
     (

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use fleet_core::{
@@ -18,13 +18,16 @@ use crate::app::App;
 #[derive(Debug)]
 pub(crate) struct Replicas {
     own: ReplicaId,
+    /// When this server began to observe.
+    began: Instant,
     observed: Mutex<BTreeMap<ReplicaId, ReplicaHeartbeat>>,
 }
 
 impl Replicas {
-    pub(crate) fn new(own: ReplicaId) -> Self {
+    pub(crate) fn new(own: ReplicaId, now: Instant) -> Self {
         Self {
             own,
+            began: now,
             observed: Mutex::default(),
         }
     }
@@ -33,6 +36,30 @@ impl Replicas {
     pub(crate) fn is_connected(&self, stream: Option<LastStream>, now: Instant) -> bool {
         let heartbeat = stream.and_then(|stream| self.heartbeat(stream.replica, now));
         presence::is_connected(stream, heartbeat, now)
+    }
+
+    /// How long the server that holds a stream has been stale; zero if it is live or the stream has ended.
+    pub(crate) fn stale_for(&self, stream: Option<LastStream>, now: Instant) -> Duration {
+        let Some(stream) = stream.filter(|stream| stream.ended_at.is_none()) else {
+            return Duration::ZERO;
+        };
+        match self.heartbeat(stream.replica, now) {
+            Some(heartbeat) if heartbeat.is_live(now) => Duration::ZERO,
+            Some(heartbeat) => now.saturating_duration_since(heartbeat.stale_since()),
+            // It stopped before this server began.
+            None => now.saturating_duration_since(self.began),
+        }
+    }
+
+    /// The servers that are live, including this one.
+    pub(crate) fn live(&self, now: Instant) -> Vec<ReplicaId> {
+        let observed = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = observed
+            .iter()
+            .filter(|(_, heartbeat)| heartbeat.is_live(now));
+        let others = live.map(|(replica, _)| *replica);
+        let others = others.filter(|replica| *replica != self.own);
+        std::iter::once(self.own).chain(others).collect()
     }
 
     fn heartbeat(&self, replica: ReplicaId, now: Instant) -> Option<ReplicaHeartbeat> {
@@ -47,7 +74,7 @@ impl Replicas {
         let mut observed = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
         let next = counts.into_iter().map(|(replica, count)| {
             let known = observed.get(&replica);
-            let heartbeat = known.map_or(ReplicaHeartbeat::first(count), |known| {
+            let heartbeat = known.map_or(ReplicaHeartbeat::first(count, now), |known| {
                 known.next(count, now)
             });
             (replica, heartbeat)

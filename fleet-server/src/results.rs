@@ -1,16 +1,20 @@
 //! Differences between scans as operators read them: one list of rows over devices, hosts and rejected reports. The
 //! comparison itself is `fleet_inventory::difference`.
 
-use fleet_core::{OrgId, ScanId};
+use std::collections::BTreeMap;
+
+use fleet_core::{NodeId, OrgId, ScanId};
 use fleet_discovery::{Ledger, Tally};
 use fleet_inventory::{Counts, Field, Group, Reason, Row, Seen, explain_zero};
-use fleet_store::{Against, RejectedReport, ScanDifference, UnidentifiedHost};
+use fleet_store::{
+    Against, DifferenceError, NodeOfSite, RejectedReport, ScanDifference, UnidentifiedHost,
+};
 use fleet_wire::{
     RpcError,
     fleet::{DifferenceCount, DifferenceGroup, DifferenceRow, SeenDevice},
 };
 
-use crate::{app::App, failure::Answered};
+use crate::{app::App, failure::Refusal, scans};
 
 /// A difference with all of its rows.
 #[derive(Debug)]
@@ -30,24 +34,40 @@ pub(crate) async fn difference(
     scan: ScanId,
     against: Option<ScanId>,
 ) -> Result<Difference, RpcError> {
+    let _slot = app.differences.wait(org).await?;
+    compared(app, org, scan, against).await
+}
+
+/// The same for the server's own work, which compares one pair of scans at a time and waits for no operator.
+pub(crate) async fn compared(
+    app: &App,
+    org: OrgId,
+    scan: ScanId,
+    against: Option<ScanId>,
+) -> Result<Difference, RpcError> {
     let against = against.map_or(Against::Previous, Against::Scan);
     let now = app.environment.now();
-    let _slot = app.differences.wait(org).await?;
     let found = app.store.scan_difference(org, scan, against, now).await;
-    Ok(assemble(found.answered()?))
+    match found {
+        Ok(found) => Ok(assemble(found)),
+        Err(DifferenceError::NotFound(scan)) => Err(scans::unknown(app, org, scan).await),
+        Err(error) => Err(error.refusal()),
+    }
 }
 
 fn assemble(mut found: ScanDifference) -> Difference {
     let explanation = found.scan.ledger.as_ref().and_then(explain);
-    let rejected = found.rejected.drain(..).map(rejected);
+    let nodes = std::mem::take(&mut found.nodes);
+    let rejected = found.rejected.drain(..).map(|one| rejected(one, &nodes));
     let otherwise = found.rejected_otherwise.drain(..).map(rejected_otherwise);
-    let mut rest: Vec<DifferenceRow> = found.unidentified.drain(..).map(host).collect();
+    let hosts = found.unidentified.drain(..).map(|one| host(one, &nodes));
+    let mut rest: Vec<DifferenceRow> = hosts.collect();
     rest.extend(rejected.chain(otherwise));
     let (mut rows, undecided): (Vec<Row>, Vec<Row>) = found
         .rows
         .drain(..)
         .partition(|row| row.group != Group::Undecided);
-    let mut device = |row| device(row, &found);
+    let mut device = |row| device(row, &found, &nodes);
     let mut all: Vec<DifferenceRow> = rows.drain(..).map(&mut device).collect();
     all.append(&mut rest);
     all.extend(undecided.into_iter().map(device));
@@ -101,10 +121,29 @@ pub(crate) fn from_wire(group: DifferenceGroup) -> Option<Group> {
         .find(|known| on_wire(*known) == group)
 }
 
-fn device(row: Row, found: &ScanDifference) -> DifferenceRow {
-    let endpoint = row.endpoint();
-    let identifier = found.identifiers.get(&row.device);
+type Nodes = BTreeMap<NodeId, NodeOfSite>;
+
+/// Adds where a row comes from.
+fn from_node(row: DifferenceRow, node: Option<NodeId>, nodes: &Nodes) -> DifferenceRow {
+    let Some((id, node)) = node.and_then(|id| Some((id, nodes.get(&id)?))) else {
+        return row;
+    };
     DifferenceRow {
+        fleet_node_id: id.0,
+        node_name: node.name.clone(),
+        site_id: node.site.0,
+        site_name: node.site_name.clone(),
+        ..row
+    }
+}
+
+fn device(row: Row, found: &ScanDifference, nodes: &Nodes) -> DifferenceRow {
+    let endpoint = row.endpoint();
+    let node = row.after.as_ref().or(row.before.as_ref());
+    let node = node.map(|seen| seen.node);
+    let identifier = found.identifiers.get(&row.device);
+    let seen = |one| seen(one, nodes);
+    let row = DifferenceRow {
         group: on_wire(row.group).into(),
         device_id: row.device.0,
         identifier: identifier.map(ToString::to_string).unwrap_or_default(),
@@ -120,11 +159,14 @@ fn device(row: Row, found: &ScanDifference) -> DifferenceRow {
             .collect(),
         reason: row.reason.map_or("", Reason::as_str).to_owned(),
         count: 1,
-    }
+        ..DifferenceRow::default()
+    };
+    from_node(row, node, nodes)
 }
 
-fn seen(seen: Seen) -> SeenDevice {
+fn seen(seen: Seen, nodes: &Nodes) -> SeenDevice {
     let facts = seen.facts;
+    let node = nodes.get(&seen.node);
     SeenDevice {
         ip: seen.endpoint.ip.to_string(),
         port: seen.endpoint.port.number().into(),
@@ -137,10 +179,12 @@ fn seen(seen: Seen) -> SeenDevice {
             .serial
             .map(|serial| serial.as_str().to_owned())
             .unwrap_or_default(),
+        node_name: node.map(|node| node.name.clone()).unwrap_or_default(),
+        site_name: node.map(|node| node.site_name.clone()).unwrap_or_default(),
     }
 }
 
-fn host(host: UnidentifiedHost) -> DifferenceRow {
+fn host(host: UnidentifiedHost, nodes: &Nodes) -> DifferenceRow {
     let report = host.report.as_ref();
     let ports = report.map_or(&[][..], |report| &report.open_ports);
     let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
@@ -152,18 +196,19 @@ fn host(host: UnidentifiedHost) -> DifferenceRow {
         reason.push_str(&format!("; first reply: {}", report.reply));
     }
     let mac = report.and_then(|report| report.mac);
-    DifferenceRow {
+    let row = DifferenceRow {
         group: DifferenceGroup::Unidentified.into(),
         identifier: mac.map(|mac| mac.to_string()).unwrap_or_default(),
         ip: host.ip.to_string(),
         reason,
         count: 1,
         ..DifferenceRow::default()
-    }
+    };
+    from_node(row, host.node, nodes)
 }
 
-fn rejected(report: RejectedReport) -> DifferenceRow {
-    DifferenceRow {
+fn rejected(report: RejectedReport, nodes: &Nodes) -> DifferenceRow {
+    let row = DifferenceRow {
         group: DifferenceGroup::Rejected.into(),
         device_id: report.device.map_or(0, |device| device.0),
         identifier: report.identifier,
@@ -172,7 +217,8 @@ fn rejected(report: RejectedReport) -> DifferenceRow {
         reason: report.reason.as_str().to_owned(),
         count: 1,
         ..DifferenceRow::default()
-    }
+    };
+    from_node(row, Some(report.node), nodes)
 }
 
 fn rejected_otherwise(tally: Tally) -> DifferenceRow {

@@ -233,19 +233,24 @@ pub(crate) async fn warnings_of(
     let others = rows
         .iter()
         .filter(|row| row.state == NodeState::Confirmed && !takes_part(row));
-    let others: Vec<&NodeRow> = others.collect();
-    let mut all = Vec::new();
-    for (plan, node) in planned.plans() {
-        let other = |row: &&NodeRow| OtherNode {
-            same_site: row.site == node.site,
-            local_subnets: row
-                .hello
-                .as_ref()
+    // Read once: an organization can have ten thousand nodes, and a scan 64 shares.
+    let other = |row: &NodeRow| {
+        let hello = row.hello.as_ref();
+        let other = OtherNode {
+            same_site: false,
+            local_subnets: hello
                 .map(|hello| hello.profile().local_subnets)
                 .unwrap_or_default(),
             name: row.name.clone(),
         };
-        let others: Vec<OtherNode> = others.iter().map(other).collect();
+        (row.site, other)
+    };
+    let (sites, mut others): (Vec<_>, Vec<_>) = others.map(other).unzip();
+    let mut all = Vec::new();
+    for (plan, node) in planned.plans() {
+        for (site, other) in sites.iter().zip(&mut others) {
+            other.same_site = *site == node.site;
+        }
         for warning in warnings(plan, &node.profile, &others) {
             if !all.contains(&warning) {
                 all.push(warning);
@@ -318,14 +323,25 @@ pub(crate) async fn queue_hint(
 pub(crate) async fn get(app: &App, org: OrgId, scan: ScanId) -> Result<ScanRow, RpcError> {
     let now = app.environment.now();
     let row = app.store.scan(org, scan, now).await.answered()?;
-    row.ok_or_else(|| unknown(scan))
+    match row {
+        Some(row) => Ok(row),
+        None => Err(unknown(app, org, scan).await),
+    }
 }
 
-/// The refusal for a scan that the organization does not have.
-pub(crate) fn unknown(scan: ScanId) -> RpcError {
-    RpcError::not_found(format!("no scan {scan} in this organization"))
-        .with_reason("SCAN_NOT_FOUND")
-        .with_fact("scan_id", scan)
+/// The refusal for a scan that the organization does not have, or not any more.
+pub(crate) async fn unknown(app: &App, org: OrgId, scan: ScanId) -> RpcError {
+    match app.store.removed_scan(org, scan).await.answered() {
+        Ok(Some(_)) => RpcError::not_found(format!(
+            "scan {scan} was removed with its results, because it ended longer ago than this server keeps scans ([retention] scan-results-days)"
+        ))
+        .with_reason("SCAN_REMOVED")
+        .with_fact("scan_id", scan),
+        Ok(None) => RpcError::not_found(format!("no scan {scan} in this organization"))
+            .with_reason("SCAN_NOT_FOUND")
+            .with_fact("scan_id", scan),
+        Err(error) => error,
+    }
 }
 
 /// Cancels a scan. A connected node of ours receives the cancel and has a moment to report its results.

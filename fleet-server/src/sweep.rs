@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use fleet_store::ScanRetention;
+
 use crate::{alerts, app::App};
 
 /// Deadlines are minutes long, so a delay of a second is acceptable.
@@ -10,6 +12,8 @@ const SCANS_EVERY: Duration = Duration::from_secs(1);
 const REST_EVERY: Duration = Duration::from_secs(30);
 /// Events that one transaction deletes, and transactions of one sweep: 100,000 events in half a minute.
 const OLD_EVENTS: (u32, usize) = (5_000, 20);
+/// Rows of removed scans that one transaction deletes, and transactions of one sweep.
+const OLD_SCANS: (u32, usize) = (2_000, 20);
 
 /// Sweeps until the server drains.
 pub(crate) async fn run(app: Arc<App>) {
@@ -32,6 +36,7 @@ pub(crate) async fn run(app: Arc<App>) {
             _ = rest.tick() => {
                 sweep_rest(&app).await;
                 sweep_events(&app).await;
+                sweep_scans(&app).await;
                 alerts::sweep(&app).await;
                 refused = sweep_refused_devices(&app, refused).await;
             }
@@ -112,6 +117,36 @@ async fn sweep_events(app: &App) {
             Ok(_) => return,
             Err(error) => {
                 tracing::warn!(%error, "cannot delete old events of scans");
+                return;
+            }
+        }
+    }
+}
+
+/// Removes scans that ended long ago, in parts that hold no lock for long.
+async fn sweep_scans(app: &App) {
+    let Some(kept) = app.config.scans_kept else {
+        return;
+    };
+    let now = app.environment.now();
+    let policy = ScanRetention {
+        ended_before: now.minus(kept),
+        keeps_last: app.config.last_scans_kept,
+    };
+    let (batch, batches) = OLD_SCANS;
+    for _ in 0..batches {
+        let removed = app.store.remove_old_scans(policy, batch, now).await;
+        match removed {
+            Ok(removed) => {
+                if removed.scans > 0 {
+                    tracing::info!(scans = removed.scans, "old scans are removed");
+                }
+                if removed.rows < u64::from(batch) {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot remove old scans");
                 return;
             }
         }

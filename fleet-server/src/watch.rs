@@ -16,6 +16,7 @@ use crate::{
     app::App,
     convert,
     failure::{self, Refusal},
+    scans,
 };
 
 /// Events of one read.
@@ -43,9 +44,9 @@ pub(crate) enum Item {
 /// The reason why a watch ended before its scan.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WatchError {
-    /// The organization has no such scan.
-    #[error("no scan {0} in this organization")]
-    NotFound(ScanId),
+    /// The organization has no such scan, or not any more.
+    #[error("{0}")]
+    NotFound(Box<RpcError>),
     /// The cursor is ahead of the log.
     #[error(
         "the cursor {after} is ahead of scan {scan}, whose newest event is {newest}: start from 0, or from a sequence of an event"
@@ -147,7 +148,10 @@ impl Watch {
                 move |app| async move { app.store.read_events(org, scan, after, PAGE, now).await },
             )
             .await?;
-        let page = page.ok_or(WatchError::NotFound(self.scan))?;
+        let Some(page) = page else {
+            let unknown = scans::unknown(&self.app, org, scan).await;
+            return Err(WatchError::NotFound(Box::new(unknown)));
+        };
         // Only on the first read. Later the cursor is this watch's own.
         if self.first && self.after > page.last_sequence && !page.state.is_terminal() {
             return Err(WatchError::Ahead {
@@ -215,9 +219,7 @@ fn differs(last: &Progress, now: &Progress) -> bool {
 impl Refusal for WatchError {
     fn refusal(self) -> RpcError {
         match &self {
-            Self::NotFound(scan) => RpcError::not_found(self.to_string())
-                .with_reason("SCAN_NOT_FOUND")
-                .with_fact("scan_id", scan),
+            Self::NotFound(error) => RpcError::clone(error),
             Self::Ahead { scan, newest, .. } => RpcError::out_of_range(self.to_string())
                 .with_reason("CURSOR_AHEAD")
                 .with_fact("scan_id", scan)

@@ -1,4 +1,4 @@
-//! A configurable name server on loopback that counts queries. Start with [`NameServer`].
+//! A configurable name server that counts queries. Start with [`NameServer`].
 
 use std::{
     collections::BTreeMap,
@@ -13,6 +13,7 @@ const HEADER: usize = 12;
 /// Record types and class of RFC 1035 and RFC 3596.
 const A: u16 = 1;
 const CNAME: u16 = 5;
+const PTR: u16 = 12;
 const AAAA: u16 = 28;
 const IN: u16 = 1;
 /// A compression pointer to the question's name, which follows the header.
@@ -27,6 +28,8 @@ pub enum NameRecord {
     Address(IpAddr),
     /// Another name. The addresses that follow belong to that name.
     Alias(String),
+    /// The name of an address. See [`NameServer::set_reverse`].
+    Host(String),
 }
 
 /// A name server over UDP. Unknown names do not exist. Dropping it stops the server.
@@ -51,7 +54,16 @@ impl NameServer {
     ///
     /// If no port is available.
     pub async fn start() -> io::Result<Self> {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        Self::start_at((Ipv4Addr::LOCALHOST, 0).into()).await
+    }
+
+    /// Starts at an address. At port 5353 of a host it is a responder of multicast DNS that answers direct queries.
+    ///
+    /// # Errors
+    ///
+    /// If the address is not available.
+    pub async fn start_at(address: SocketAddr) -> io::Result<Self> {
+        let socket = UdpSocket::bind(address).await?;
         let address = socket.local_addr()?;
         let state = Arc::new(Mutex::new(State::default()));
         let serving = tokio::spawn(serve(socket, Arc::clone(&state)));
@@ -71,6 +83,13 @@ impl NameServer {
     pub fn set(&self, name: &str, records: impl IntoIterator<Item = NameRecord>) {
         let records = records.into_iter().collect();
         lock(&self.state).names.insert(name.to_owned(), records);
+    }
+
+    /// Names an IPv4 address for reverse queries.
+    pub fn set_reverse(&self, ip: Ipv4Addr, name: &str) {
+        let [a, b, c, d] = ip.octets();
+        let reversed = format!("{d}.{c}.{b}.{a}.in-addr.arpa");
+        self.set(&reversed, [NameRecord::Host(name.to_owned())]);
     }
 
     /// The number of IPv4 queries for a name.
@@ -121,6 +140,7 @@ fn answer(query: &[u8], state: &mut State) -> Option<Vec<u8>> {
             NameRecord::Address(IpAddr::V4(ip)) => (A, ip.octets().to_vec()),
             NameRecord::Address(IpAddr::V6(ip)) => (AAAA, ip.octets().to_vec()),
             NameRecord::Alias(alias) => (CNAME, labels(alias)),
+            NameRecord::Host(name) => (PTR, labels(name)),
         };
         if its_kind == kind || its_kind == CNAME {
             count += 1;

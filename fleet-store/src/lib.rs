@@ -1,7 +1,7 @@
 //! Storage behind traits: coarse operations, each one transaction, on SQLite and PostgreSQL.
 //!
 //! Servers use [`Store`]. Its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`], [`Sites`],
-//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Results`], [`Schedules`], [`Inventory`], [`DeviceSearch`], [`Overview`], [`DeviceDetails`],
+//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Results`], [`Retention`], [`Schedules`], [`Inventory`], [`DeviceSearch`], [`Overview`], [`DeviceDetails`],
 //! [`Removal`],
 //! [`Pairing`], [`Direct`], [`Audit`] and [`Statistics`]. This crate
 //! contains no rules. Each transaction loads and locks rows, lets the pure crates decide, and writes their
@@ -41,6 +41,7 @@ pub use api::{
         Revoked,
     },
     error::StoreError,
+    links::{Links, ProviderSignIn, ProviderSignInError, ProviderSignedIn},
     operators::{
         CreateKeyError, CreateOperatorError, Credential, NewBrowserSession, NewOperator,
         OpenBrowserSessionError, OperatorIdentity, Operators, PasswordHash, Proof,
@@ -56,8 +57,10 @@ pub use api::{
     replicas::{ENDED_FOR, Notification, Orders, Replicas},
     reports::{NewReport, Pins, PinsError, PinsTaken, ReportAnswer, ReportError, Reports},
     results::{
-        Against, DifferenceError, RejectedReport, Results, ScanDifference, UnidentifiedHost,
+        Against, DifferenceError, NodeOfSite, RejectedReport, Results, ScanDifference,
+        UnidentifiedHost,
     },
+    retention::{RemovedScans, Retention, ScanRetention},
     scans::{
         Ack, Acked, CancelScanError, Canceled, Completion, CreateScanError, CreatedScan, Dispatch,
         EventPage, Expired, Grace, IssuedCommand, NewScan, NewShare, Progress, Queueing,
@@ -81,6 +84,7 @@ pub trait Store:
     + Accounts
     + Keys
     + Members
+    + Links
     + Invitations
     + Enrollment
     + Sites
@@ -93,6 +97,7 @@ pub trait Store:
     + Reports
     + Completion
     + Results
+    + Retention
     + Inventory
     + DeviceSearch
     + Overview

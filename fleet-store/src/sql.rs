@@ -47,6 +47,7 @@ mod removal;
 mod replicas;
 mod report;
 mod results;
+mod retention;
 mod scans;
 mod schedules;
 mod schema;

@@ -6,6 +6,7 @@
 
 mod broken;
 mod channel;
+mod fetch;
 mod options;
 mod post;
 mod raw;
@@ -14,6 +15,7 @@ mod tls;
 mod transport;
 
 pub use channel::{Channel, ChannelConfig, ChannelError};
+pub use fetch::{Fetch, Fetched, fetch};
 pub use options::CallOptions;
 pub use post::{InvalidPostUrl, Post, PostError, PostUrl, post};
 pub use stream::{Incoming, Outgoing};

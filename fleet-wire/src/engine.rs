@@ -106,7 +106,19 @@ fn protocol(protocol: connectrpc::Protocol) -> Protocol {
     }
 }
 
-/// The mapping between the codes of the engine and of this crate.
+/// The code with this name.
+pub(crate) fn code_of_name(name: &str) -> Option<Code> {
+    let mut codes = CODES.iter().map(|(ours, _)| *ours);
+    codes.find(|code| code.as_str() == name)
+}
+
+/// The code with this number of gRPC; none for 0, which is success.
+pub(crate) fn code_of_number(number: usize) -> Option<Code> {
+    let (ours, _) = CODES.get(number.checked_sub(1)?)?;
+    Some(*ours)
+}
+
+/// The mapping between the codes of the engine and of this crate, in the order of gRPC's numbers from 1 on.
 const CODES: [(Code, ErrorCode); 16] = [
     (Code::Canceled, ErrorCode::Canceled),
     (Code::Unknown, ErrorCode::Unknown),

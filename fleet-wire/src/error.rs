@@ -166,6 +166,8 @@ impl RpcError {
         unauthenticated => Unauthenticated;
         /// The operation was canceled.
         canceled => Canceled;
+        /// The request has no code that fits, such as one with a wrong HTTP method.
+        unknown => Unknown;
     }
 
     /// Creates the structured error of a server that is not active. Nodes retry within 1.5 s.

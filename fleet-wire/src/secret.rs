@@ -1,6 +1,8 @@
-//! `Debug` of the messages that carry secrets: lengths instead of texts.
+//! The messages that carry secrets: their `Debug` shows lengths instead of texts, and the login for a plugin is wiped.
 
 use std::fmt;
+
+use zeroize::Zeroize;
 
 use crate::generated::{
     fleet::v1 as fleet, fleetnodeadmin::v1 as admin, fleetnodegateway::v1 as gateway,
@@ -79,6 +81,17 @@ debug!(
     [],
     [current_password, new_password]
 );
+// The path or query of a webhook's URL can be a secret.
+debug!(
+    fleet::CreateAlertChannelRequest,
+    [name, email],
+    [webhook_url]
+);
+debug!(
+    fleet::CreateAlertChannelResponse,
+    [channel],
+    [signing_secret]
+);
 debug!(sdk::UsernamePassword, [], [username, password]);
 
 impl fmt::Debug for pairing::Credentials {
@@ -88,5 +101,14 @@ impl fmt::Debug for pairing::Credentials {
             .field("password", &self.password.as_ref().map(|p| Hidden(p.len())))
             .field("try_defaults", &self.try_defaults)
             .finish()
+    }
+}
+
+/// A plugin's login is overwritten when it is dropped. Other messages with passwords are taken apart by their receivers,
+/// which wipe the parts.
+impl Drop for sdk::UsernamePassword {
+    fn drop(&mut self) {
+        self.username.zeroize();
+        self.password.zeroize();
     }
 }

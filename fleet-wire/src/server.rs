@@ -5,6 +5,7 @@
 mod auth;
 mod body;
 mod budget;
+mod explain;
 mod health;
 mod routes;
 mod service;

@@ -43,6 +43,7 @@ class FakeServer:
         self.requests: list[tuple[str, dict]] = []
         self.offline = False
         self.session = {"email": "ops@example.org", "organization": "lab", "role": "admin", "permissions": PERMISSIONS, "serverVersion": "0.1.0"}
+        self.methods = {"passwords": True, "provider": None}
         self.events: dict[str, list[dict]] = {}
         self.changed = threading.Condition()
         self.http = _Threads(("127.0.0.1", 0), _handler(self))
@@ -106,6 +107,8 @@ def _handler(server: FakeServer):
                     self.json(401, {"code": "unauthenticated", "message": "no session"})
                 else:
                     self.json(200, server.session)
+            elif path == "/api/sign-in":
+                self.json(200, server.methods)
             elif path.startswith("/api/scans/"):
                 self.stream(path.split("/")[3], int(query.partition("=")[2] or 0))
             else:

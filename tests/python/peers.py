@@ -86,3 +86,16 @@ def node() -> tuple[str, Path]:
     packages = json.loads((into / "package.json").read_text())["dependencies"]
     PEERS.update(packages)
     return runtime, into
+
+
+@functools.cache
+def oidc_provider() -> tuple[str, Path]:
+    """Node.js, and the program of the OpenID provider with its packages."""
+    runtime, npm = tool("node", "--version"), tool("npm", "--version")
+    into = BINARIES.parent / "peers/oidc"
+    into.mkdir(parents=True, exist_ok=True)
+    for file in (FOLDER / "oidc").iterdir():
+        shutil.copy(file, into)
+    prepared([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], into, "oidc-provider")
+    PEERS.update(json.loads((into / "package.json").read_text())["dependencies"])
+    return runtime, into / "provider.mjs"

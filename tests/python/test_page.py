@@ -526,8 +526,8 @@ def pairing_replies(server) -> None:
     server.replies["NodeService/ListNodes"] = {"nodes": [node(), node(8, name="barn-3")]}
 
 
-def operator(number: int, email: str, role: str) -> dict:
-    return {"operatorId": str(number), "email": email, "role": role, "createdAt": ago(9_000), "hasPassword": True, "keys": 1}
+def operator(number: int, email: str, role: str, **fields) -> dict:
+    return {"operatorId": str(number), "email": email, "role": role, "createdAt": ago(9_000), "hasPassword": True, "keys": 1, **fields}
 
 
 def sent(server, procedure: str) -> list[dict]:
@@ -587,6 +587,43 @@ def test_an_administrator_manages_operators_keys_and_sessions(server, page):
     server.replies["AccountService/EndSession"] = {}
     page.click("[data-session='2'] button")
     page.until("the call", lambda: sent(server, "AccountService/EndSession") == [{"sessionId": "2"}])
+
+
+def test_the_sign_in_page_leads_to_the_provider_and_explains_its_refusals(server, page):
+    server.session = None
+    server.methods = {"passwords": False, "provider": {"name": HOSTILE}}
+    page.open("#/sign-in/unknown")
+    page.shows("No operator here has your e-mail address", "Passwords are not accepted here", "Sign in with")
+    link = page.find("#by-provider")
+    assert link.get_attribute("href") == f"{server.url}/api/sign-in/provider"
+    assert "<img src=x" in link.text, "the name is text"
+    assert not page.script("return window.hacked")
+    for hash in ["#/sign-in/constructor", "#/sign-in/<b>", "#/sign-in/"]:
+        page.open(hash)
+        page.find("#by-provider")
+        assert not page.browser.find_elements("css selector", ".signin-message"), hash
+    server.methods = {"passwords": True, "provider": None}
+    page.open("#/sign-in/domain")
+    page.shows("The domain of your e-mail address is not allowed here.")
+    page.find("#email")
+    assert page.script("return document.querySelector('.signin-provider').hidden")
+
+
+def test_a_linked_operator_is_shown_and_unlinked(server, page):
+    people = [operator(1, "ops@example.org", "admin"), operator(2, "carl@example.org", "viewer", signInIssuer="https://id.example.org")]
+    server.replies["OperatorService/ListOperators"] = lambda _request: {"operators": people}
+    server.replies["AccountService/ListSessions"] = {"sessions": [{"sessionId": "2", "email": "carl@example.org", "createdAt": ago(50), "signInIssuer": "https://id.example.org"}]}
+
+    def unlink(_request):
+        del people[1]["signInIssuer"]
+        return {}
+    server.replies["OperatorService/UnlinkOperator"] = unlink
+    page.open("#/people")
+    page.shows("signs in through https://id.example.org", "through https://id.example.org")
+    page.click("[aria-label^='Unlink']")
+    page.click("#dialog-action")
+    page.until("no link", lambda: "signs in through" not in page.find("#people-operators").text)
+    assert sent(server, "OperatorService/UnlinkOperator") == [{"operatorId": "2"}]
 
 
 def test_a_refused_role_is_shown_and_taken_back(server, page):

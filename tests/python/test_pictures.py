@@ -80,4 +80,9 @@ def test_the_pictures_of_the_documents_show_the_demo(settings, page, tmp_path): 
 
     go(page, "#/devices?order=address")
     page.until("the rows", lambda: len(page.browser.find_elements("css selector", ".grid-devices [data-key]")) > 8)
+    page.until("paired devices", lambda: "Paired" in page.text())
     take(page, folder, "devices")
+
+    go(page, "#/alerts")
+    page.until("the alerts of both scans of the demo", lambda: page.text().count("Delivered") >= 5)
+    take(page, folder, "alerts")

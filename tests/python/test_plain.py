@@ -10,6 +10,8 @@ OUR_SERVICES = [
     "fleetnodegateway.v1.FleetNodeGatewayService",
     "fleetnodeadmin.v1.FleetNodeAdminService",
     "pairing.v1.PairingService",
+    "fleet.v1.ScheduleService",
+    "fleet.v1.AlertService",
 ]
 
 

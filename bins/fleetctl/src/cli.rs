@@ -214,6 +214,11 @@ pub(crate) enum Operators {
         #[arg(long)]
         yes: bool,
     },
+    /// Remove the link between an operator and an account of the sign-in provider, and end the sessions that it opened.
+    Unlink {
+        /// Id of the operator.
+        operator: i64,
+    },
     /// Print a one-time password for an operator on standard output and end the operator's browser sessions.
     ResetPassword {
         /// Id of the operator.

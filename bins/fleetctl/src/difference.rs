@@ -207,6 +207,7 @@ fn what(row: &DifferenceRow) -> String {
     };
     let value = |seen: &SeenDevice, field: &str| match field {
         "address" => seen.ip.clone(),
+        "site" => seen.site_name.clone(),
         "port" => seen.port.to_string(),
         "scheme" => seen.scheme.clone(),
         "manufacturer" => seen.manufacturer.clone(),
@@ -234,8 +235,18 @@ impl Rows for DifferenceRow {
         "Model",
         "Change",
         "Count",
+        "Node",
+        "Site",
     ];
-    const OPTIONAL: &'static [&'static str] = &["Count", "Port", "Device", "Model", "Identifier"];
+    const OPTIONAL: &'static [&'static str] = &[
+        "Count",
+        "Site",
+        "Port",
+        "Device",
+        "Node",
+        "Model",
+        "Identifier",
+    ];
     const WHOLE: &'static [&'static str] = &["Group", "Device"];
 
     fn cells(&self) -> Vec<String> {
@@ -254,6 +265,8 @@ impl Rows for DifferenceRow {
                 .unwrap_or_default(),
             what(self),
             self.count.to_string(),
+            self.node_name.clone(),
+            self.site_name.clone(),
         ]
     }
 }
@@ -277,6 +290,8 @@ mod tests {
             before: Some(seen("10.0.0.7", "1.0")),
             after: Some(seen("10.0.0.9", "1.1")),
             changed: vec!["address".to_owned(), "firmware".to_owned()],
+            node_name: "barn-2".to_owned(),
+            site_name: "north".to_owned(),
             ..DifferenceRow::default()
         };
         assert_eq!(
@@ -285,6 +300,7 @@ mod tests {
         );
         assert_eq!(moved.cells()[0], "moved");
         assert_eq!(moved.cells()[5], "Bitmain Antminer S19 1.1");
+        assert_eq!(moved.cells()[8..], ["barn-2", "north"]);
         let missing = DifferenceRow {
             group: DifferenceGroup::Missing.into(),
             before: Some(seen("10.0.0.7", "")),

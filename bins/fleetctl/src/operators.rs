@@ -6,7 +6,7 @@ use fleet_core::{PASSWORD_MOST, Password};
 use fleet_wire::fleet::{
     BrowserSession, ChangePasswordRequest, CreateOperatorRequest, EndSessionRequest,
     ListOperatorsRequest, ListSessionsRequest, Operator, RemoveOperatorRequest,
-    ResetOperatorPasswordRequest, SetOperatorRoleRequest, WhoAmIRequest,
+    ResetOperatorPasswordRequest, SetOperatorRoleRequest, UnlinkOperatorRequest, WhoAmIRequest,
 };
 use zeroize::Zeroizing;
 
@@ -41,6 +41,14 @@ pub(crate) async fn run(
                 role: role.to_string(),
             };
             let created = operators.create_operator(&request, server.call()?).await?;
+            if created.one_time_password.is_empty() {
+                writeln!(
+                    io::stderr(),
+                    "created operator {}, who signs in through the sign-in provider: the server accepts no passwords",
+                    created.operator_id
+                )?;
+                return Ok(0);
+            }
             let note = note(created.operator_id, created.expires_at.as_ref());
             output::secret(format, &created, &created.one_time_password, &note)?;
         }
@@ -64,6 +72,12 @@ pub(crate) async fn run(
                 operator_id: operator,
             };
             operators.remove_operator(&request, server.call()?).await?;
+        }
+        Operators::Unlink { operator } => {
+            let request = UnlinkOperatorRequest {
+                operator_id: operator,
+            };
+            operators.unlink_operator(&request, server.call()?).await?;
         }
         Operators::ResetPassword { operator } => {
             let request = ResetOperatorPasswordRequest {
@@ -152,9 +166,10 @@ fn note(operator: i64, until: Option<&fleet_wire::Timestamp>) -> String {
 }
 
 impl Rows for Operator {
-    const HEAD: &'static [&'static str] =
-        &["Operator", "E-mail", "Role", "Password", "Keys", "Created"];
-    const OPTIONAL: &'static [&'static str] = &["Keys", "Created", "Password"];
+    const HEAD: &'static [&'static str] = &[
+        "Operator", "E-mail", "Role", "Password", "Provider", "Keys", "Created",
+    ];
+    const OPTIONAL: &'static [&'static str] = &["Keys", "Created", "Provider", "Password"];
     const WHOLE: &'static [&'static str] = &["Operator", "E-mail"];
 
     fn cells(&self) -> Vec<String> {
@@ -163,6 +178,7 @@ impl Rows for Operator {
             self.email.clone(),
             self.role.clone(),
             if self.has_password { "yes" } else { "no" }.to_owned(),
+            self.sign_in_issuer.clone(),
             self.keys.to_string(),
             times::timestamp(self.created_at.as_ref()),
         ]
@@ -183,10 +199,12 @@ impl Rows for BrowserSession {
     const WHOLE: &'static [&'static str] = &["Session"];
 
     fn cells(&self) -> Vec<String> {
-        let by = if self.key_id == 0 {
+        let by = if self.key_id != 0 {
+            format!("key {}", self.key_id)
+        } else if self.sign_in_issuer.is_empty() {
             "password".to_owned()
         } else {
-            format!("key {}", self.key_id)
+            self.sign_in_issuer.clone()
         };
         vec![
             self.session_id.to_string(),

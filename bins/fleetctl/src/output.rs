@@ -244,6 +244,34 @@ mod tests {
     }
 
     #[test]
+    fn the_wide_list_shows_what_each_node_needs_an_upgrade_for() {
+        let node = |name: &str, missing: &[&str]| Node {
+            name: name.to_owned(),
+            missing_capabilities: missing.iter().map(|name| (*name).to_owned()).collect(),
+            ..Node::default()
+        };
+        let nodes = [
+            node("newest", &[]),
+            node("older", &["pins"]),
+            node("upstream", &["pins", "mdns", "big-commands"]),
+        ];
+        let printed = table_of(&nodes, table(Format::Wide)).to_string();
+        let mut lines = printed.lines().map(str::trim_end);
+        let head = lines.next().expect("a header");
+        assert!(head.ends_with("Needs upgrade for"), "{head}");
+        for (name, missing) in [
+            ("newest", ""),
+            ("older", "pins"),
+            ("upstream", "pins mdns big-commands"),
+        ] {
+            let line = lines.next().expect(name);
+            assert!(line.contains(name), "{line}");
+            let column = head.find("Needs").and_then(|at| line.get(at..));
+            assert_eq!(column.unwrap_or_default().trim(), missing, "{printed}");
+        }
+    }
+
+    #[test]
     fn every_table_fits_80_columns_and_breaks_no_id() {
         let time = Some(fleet_wire::Timestamp {
             seconds: 1_700_000_000,
@@ -320,6 +348,8 @@ mod tests {
                 port: 65_535,
                 reason: text.clone(),
                 count: 1,
+                node_name: text.clone(),
+                site_name: text.clone(),
                 ..DifferenceRow::default()
             },
             &["unspecified"],

@@ -142,3 +142,37 @@ fn key(cli: &Cli) -> Result<Secret, Failure> {
     Secret::parse(SecretKind::OperatorKey, text.trim())
         .map_err(|error| Failure::Usage(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    /// Reads a list whose pages lead to these cursors. Returns the cursors that were asked for.
+    async fn asked(next: &[(i64, i64)]) -> Vec<i64> {
+        let asked = RefCell::new(Vec::new());
+        let read = async |cursor: i64| {
+            asked.borrow_mut().push(cursor);
+            let next = next.iter().find(|(from, _)| *from == cursor);
+            Ok::<_, Failure>((vec![cursor], next.map_or(0, |(_, to)| *to)))
+        };
+        let rows = pages(read).await.expect("a list");
+        assert_eq!(rows, *asked.borrow(), "the rows of each page, once");
+        rows
+    }
+
+    #[tokio::test]
+    async fn every_page_is_read_once_and_a_repeated_cursor_ends_the_list() {
+        for (next, expected) in [
+            (&[][..], &[0][..]),
+            (&[(0, 7), (7, 9)], &[0, 7, 9]),
+            // Lists from the newest entry on have cursors that shrink.
+            (&[(0, 9), (9, 7)], &[0, 9, 7]),
+            (&[(0, 7), (7, 7)], &[0, 7]),
+            (&[(0, 7), (7, 9), (9, 7)], &[0, 7, 9]),
+        ] {
+            assert_eq!(asked(next).await, expected, "{next:?}");
+        }
+    }
+}

@@ -230,13 +230,9 @@ impl Screen {
     }
 
     fn row(&self, found: &DeviceFound) -> io::Result<()> {
-        let what = [
-            &found.manufacturer,
-            &found.model,
-            &found.firmware,
-            &found.host_name,
-        ]
-        .map(|text| output::plain(text));
+        let name = named(&found.host_name, &found.host_name_source);
+        let what = [&found.manufacturer, &found.model, &found.firmware, &name]
+            .map(|text| output::plain(text));
         let line = format!(
             "{:<21} {:<28} {:<9} {}",
             format!("{}:{}", found.ip, found.port),
@@ -254,7 +250,8 @@ impl Screen {
         let Some(host) = &found.host else {
             return Ok(());
         };
-        let about = [&host.vendor, &host.host_name, &host.reply].map(|text| output::plain(text));
+        let name = named(&host.host_name, &host.host_name_source);
+        let about = [&host.vendor, &name, &host.reply].map(|text| output::plain(text));
         let about: Vec<_> = about
             .iter()
             .filter(|text| !text.is_empty())
@@ -312,6 +309,14 @@ impl Screen {
             }
         }
         Ok(failure::of_scan(ended.state(), &ended.code))
+    }
+}
+
+/// The name of a host with its source, as `miner-7.lan (dns)`.
+fn named(name: &str, source: &str) -> String {
+    match source {
+        "" => name.to_owned(),
+        source => format!("{name} ({source})"),
     }
 }
 

@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnetwork::IpNetwork;
 
+use crate::oidc::OidcArgs;
+
 /// Fleet server: finds devices on private networks through nodes that connect to it.
 #[derive(Debug, Parser)]
 #[command(
@@ -20,7 +22,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the server.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Run a demonstration on this machine: a server, a simulated site, a node and a scan.
     #[cfg(feature = "demo")]
     Demo(DemoArgs),
@@ -120,6 +122,8 @@ pub(crate) struct ServeArgs {
         value_delimiter = ','
     )]
     pub(crate) direct_network: Vec<IpNetwork>,
+    #[command(flatten)]
+    pub(crate) oidc: OidcArgs,
     /// Serve metrics for Prometheus at /metrics of this port, on loopback unless an address is given; needs no credential
     /// [default: off]
     #[arg(long, env = "FLEETD_METRICS_LISTEN", value_name = "[ADDRESS:]PORT", value_parser = fleet_wire::metrics::address)]

@@ -9,11 +9,14 @@ use std::{
 
 use fleet_core::{AddressPolicy, classify};
 use fleet_server::{Rates, Smtp};
+use fleet_wire::client::Roots;
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
 use crate::{
+    authorities,
     cli::{DatabaseArgs, LogArgs, LogFormat, ServeArgs},
+    oidc::{self, OidcFile, SignIn, Switch},
     smtp::SmtpFile,
 };
 
@@ -64,6 +67,17 @@ struct File {
     direct: DirectFile,
     retention: RetentionFile,
     smtp: Option<SmtpFile>,
+    oidc: OidcFile,
+    password_sign_in: Option<Switch>,
+    webhooks: WebhooksFile,
+}
+
+/// How messages are sent to webhooks.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct WebhooksFile {
+    /// A PEM file with authorities besides those of the operating system.
+    ca_file: Option<PathBuf>,
 }
 
 /// How long data is kept.
@@ -72,6 +86,10 @@ struct File {
 struct RetentionFile {
     /// Days after the end of a scan; 0 keeps its events for ever.
     scan_events_days: Option<u32>,
+    /// Days after the end of a scan; 0 keeps it with its results for ever.
+    scan_results_days: Option<u32>,
+    /// Whether the last result of the same targets is kept for longer.
+    keep_last_results: Option<bool>,
 }
 
 /// Limits of calls per minute. 0 means unlimited; an absent key is the default of [`Rates`].
@@ -153,10 +171,18 @@ pub(crate) struct Serve {
     pub(crate) direct_organization: Option<String>,
     /// How many days the events of an ended scan are kept; 0 means for ever.
     pub(crate) scan_events_days: u32,
+    /// How many days an ended scan is kept with its results; 0 means for ever.
+    pub(crate) scan_results_days: u32,
+    /// Whether the last result of the same targets is kept for longer.
+    pub(crate) keep_last_results: bool,
     /// Where metrics are served; `None` if they are off.
     pub(crate) metrics: Option<SocketAddr>,
     /// How e-mail is sent; `None` if it is off.
     pub(crate) smtp: Option<Smtp>,
+    /// How operators sign in.
+    pub(crate) sign_in: SignIn,
+    /// The authorities that sign the certificates of webhooks.
+    pub(crate) webhook_roots: Roots,
 }
 
 /// A port, or an address with a port.
@@ -275,6 +301,17 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
         .smtp
         .map(|smtp| smtp.interpret(std::env::var(crate::smtp::PASSWORD).ok()))
         .transpose()?;
+    let sign_in = oidc::interpret(
+        args.oidc,
+        file.oidc,
+        file.password_sign_in,
+        public_url.as_deref(),
+        std::env::var(oidc::SECRET).ok(),
+    )?;
+    let webhook_roots = match &file.webhooks.ca_file {
+        Some(ca) => Roots::SystemAnd(authorities::read("webhooks.ca-file", ca)?),
+        None => Roots::System,
+    };
     Ok(Serve {
         database,
         listen,
@@ -292,8 +329,12 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
         direct,
         direct_organization: file.direct.organization,
         scan_events_days: file.retention.scan_events_days.unwrap_or(EVENTS_KEPT_DAYS),
+        scan_results_days: file.retention.scan_results_days.unwrap_or(0),
+        keep_last_results: file.retention.keep_last_results.unwrap_or(true),
         metrics,
         smtp,
+        sign_in,
+        webhook_roots,
     })
 }
 
@@ -462,6 +503,15 @@ mod tests {
     }
 
     #[test]
+    fn scans_are_kept_for_ever_unless_the_file_says_otherwise() {
+        let kept = |config: Serve| (config.scan_results_days, config.keep_last_results);
+        assert_eq!(kept(serve(args(None)).expect("is fine")), (0, true));
+        let (_dir, given) =
+            with_file("[retention]\nscan-results-days = 90\nkeep-last-results = false\n");
+        assert_eq!(kept(serve(given).expect("is fine")), (90, false));
+    }
+
+    #[test]
     fn the_server_dials_no_network_unless_it_is_enabled_and_listed() {
         assert_eq!(serve(args(None)).expect("is fine").direct, None);
         let (_dir, given) = with_file("[direct]\nnetworks = [\"10.20.0.0/24\"]\n");
@@ -513,6 +563,10 @@ mod tests {
             ("public-url = \"fleet\"\n", "public-url"),
             ("metrics-listen = \"here\"\n", "metrics-listen"),
             ("[rates]\nregistrations = 1\n", "registrations"),
+            (
+                "[webhooks]\nca-file = \"/none\"\n",
+                "webhooks.ca-file /none",
+            ),
         ] {
             let (_dir, given) = with_file(text);
             let refused = serve(given).expect_err(text).to_string();

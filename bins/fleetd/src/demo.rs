@@ -1,21 +1,25 @@
 //! `fleetd demo`: the whole product in one process. The server and the node are the real ones; `fleet-sim`
 //! simulates the devices on loopback sockets.
 
+mod alerts;
 mod later;
+mod network;
 mod node;
+mod pairing;
 mod show;
 
 use std::{
     io::Write,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use alerts::Receiver;
 use anyhow::{Context, Result, bail};
 use fleet_core::{AddressPolicy, Password, Port, Role, SecretKind};
 use fleet_server::{Environment, Server, ServerConfig, SystemEnvironment, hash_password};
-use fleet_sim::{Button, Device, Lab, LabError, Ports, RunningSite, Site, Truth};
+use fleet_sim::{Button, Device, Ports, Site, Truth};
 use fleet_store::{Actor, MigrateMode, NewOperator, Operators, PasswordHash, SqlStore};
 use fleet_wire::{
     client::{CallOptions, Channel, ChannelConfig},
@@ -43,8 +47,6 @@ const EMAIL: &str = "demo@example.org";
 const LOOPBACK: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 255);
 /// The time between two presses of IP report buttons.
 const PRESS_EVERY: Duration = Duration::from_secs(3);
-/// The second octets of the networks after 127.77.0.0/16.
-const MORE_NETWORKS: std::ops::RangeInclusive<u8> = 171..=178;
 /// Number of ports to try after a port in use.
 const PORTS: u16 = 100;
 
@@ -84,7 +86,9 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
     let mut show = Show::new(args.json);
     show.step(&format!("server     {base}"))?;
 
-    let site = start_site(&Site::demo(usize::from(args.devices), SEED).with_logins()).await?;
+    let wanted = Site::demo(usize::from(args.devices), SEED).with_logins();
+    // The claim keeps other demonstrations away while the site stops and starts again.
+    let (site, _claim) = network::start_site(&wanted).await?;
     let devices = site.site().devices.len();
     show.step(&format!(
         "site       {devices} simulated devices on loopback, {} of them identifiable",
@@ -92,7 +96,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
     ))?;
 
     let operator = Operator::new(&base, key.clone())?;
-    let network = covering(site.site())?;
+    let network = network::covering(site.site())?;
     let surroundings = Surroundings {
         network,
         http: Port::new(Ports::UNPRIVILEGED.http).into_iter().collect(),
@@ -107,6 +111,11 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
         node.id, node.fingerprint
     ))?;
 
+    let receiver = if args.once {
+        None
+    } else {
+        Some(Receiver::start(&operator, &show).await?)
+    };
     let buttons = tokio::spawn(press_buttons(site.site().clone()));
     let first = node.id;
     tokio::select! {
@@ -119,7 +128,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
         nodes.push(start("demo-node-2").await?);
         if let (Some(before), [first, second]) = (site.take(), nodes.as_slice()) {
             tokio::select! {
-                later = later::run(&operator, (first, second), network, before, &show) => site = Some(later?),
+                later = later::run(&operator, (first, second), network, before, receiver.as_ref(), &show) => site = Some(later?),
                 () = shutdown.cancelled() => {}
             }
         }
@@ -160,27 +169,6 @@ async fn press_buttons(site: Site) {
             }
         });
     }
-}
-
-/// Starts the site at 127.77.0.1. If another demonstration has these addresses, the site starts in the next network.
-async fn start_site(site: &Site) -> Result<RunningSite> {
-    for octet in [77].into_iter().chain(MORE_NETWORKS) {
-        let mut moved = site.clone();
-        for device in &mut moved.devices {
-            if let IpAddr::V4(ip) = device.address {
-                let [a, _, c, d] = ip.octets();
-                device.address = Ipv4Addr::new(a, octet, c, d).into();
-            }
-        }
-        match Lab::start(moved).await {
-            Err(LabError::Bind { source, .. })
-                if source.kind() == std::io::ErrorKind::AddrInUse => {}
-            started => return Ok(started?),
-        }
-    }
-    bail!(
-        "every network of the demonstration is in use: end the demonstrations that you do not need"
-    )
 }
 
 /// The request to scan the site, at the default ports.
@@ -319,34 +307,6 @@ async fn wait_for_stream(operator: &Operator, node: i64) -> Result<()> {
         tokio::time::sleep(std::time::Duration::from_millis(25)).await;
     }
     bail!("the node did not connect within 5 s")
-}
-
-/// Returns the smallest network that contains every device of the site. Its other addresses refuse connections.
-fn covering(site: &Site) -> Result<Ipv4Network> {
-    let devices: Vec<_> = site
-        .addresses()
-        .into_iter()
-        .filter_map(|ip| match ip {
-            IpAddr::V4(ip) => Some(ip),
-            IpAddr::V6(_) => None,
-        })
-        .collect();
-    let first = devices.first().copied().context("the site is empty")?;
-    let fits = |prefix: &u8| {
-        Ipv4Network::new(first, *prefix).is_ok_and(|net| {
-            devices
-                .iter()
-                .all(|ip| net.contains(*ip) && *ip != net.broadcast() && *ip != net.network())
-        })
-    };
-    let prefix = (16..=30)
-        .rev()
-        .find(fits)
-        .context("the site does not fit a /16")?;
-    Ok(Ipv4Network::new(
-        Ipv4Network::new(first, prefix)?.network(),
-        prefix,
-    )?)
 }
 
 /// Writes a line to standard output. A closed pipe is not an error, because the demonstration continues.

@@ -1,6 +1,7 @@
 //! `fleetd`: parses the command line and runs the command.
 
 mod admin;
+mod authorities;
 mod cli;
 mod config;
 #[cfg(feature = "demo")]
@@ -9,6 +10,7 @@ mod dev_cert;
 mod direct;
 mod lock;
 mod logging;
+mod oidc;
 mod serve;
 mod smtp;
 
@@ -51,7 +53,7 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Serve(args) => serve::run(args).await,
+        Command::Serve(args) => serve::run(*args).await,
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(args).await,
         Command::Migrate(args) => serve::migrate(args).await,

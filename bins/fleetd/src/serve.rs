@@ -67,6 +67,15 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
         )
         .into());
     }
+    if let Some(provider) = &config.sign_in.provider
+        && provider.organization.is_none()
+        && store.has_several_orgs().await?
+    {
+        return Err(config::ConfigError::new(
+            "oidc.organization is missing, and the database has several organizations: set it to the name of the one whose operators sign in through the provider".to_owned(),
+        )
+        .into());
+    }
     if !store.has_operators().await? {
         tracing::warn!(
             page = page(&config),
@@ -202,6 +211,11 @@ fn page(config: &Serve) -> String {
         .unwrap_or_else(|| format!("{scheme}://{}/", config.listen))
 }
 
+/// A time in days; 0 means no end.
+fn days(days: u32) -> Option<Duration> {
+    (days > 0).then(|| DAY * days)
+}
+
 fn server_config(config: &Serve) -> ServerConfig {
     ServerConfig {
         addresses: AddressPolicy {
@@ -214,11 +228,14 @@ fn server_config(config: &Serve) -> ServerConfig {
             .direct
             .clone()
             .map(|networks| direct::path(networks, config.direct_organization.clone())),
-        scan_events_kept: match config.scan_events_days {
-            0 => None,
-            days => Some(DAY * days),
-        },
+        network_owner: config.direct_organization.clone(),
+        scan_events_kept: days(config.scan_events_days),
+        scans_kept: days(config.scan_results_days),
+        last_scans_kept: config.keep_last_results,
         smtp: config.smtp.clone(),
+        provider: config.sign_in.provider.clone(),
+        password_sign_in: config.sign_in.passwords,
+        webhook_roots: config.webhook_roots.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
         public_https: page(config).starts_with("https://"),
         ..ServerConfig::default()

@@ -6,7 +6,7 @@ use fleet_server::{Smtp, SmtpSecurity};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::config::ConfigError;
+use crate::{authorities, config::ConfigError};
 
 /// The mail server for alerts.
 #[derive(Debug, Deserialize)]
@@ -19,6 +19,8 @@ pub(crate) struct SmtpFile {
     /// The sender, such as `Fleet <fleet@example.org>`.
     from: String,
     user: Option<String>,
+    /// A PEM file with authorities besides those of the operating system.
+    ca_file: Option<PathBuf>,
     /// The file with the password; otherwise it is in FLEETD_SMTP_PASSWORD.
     password_file: Option<PathBuf>,
 }
@@ -55,7 +57,7 @@ impl SmtpFile {
                     "smtp.password-file is set but smtp.user is missing: set both".to_owned(),
                 ));
             }
-            (Some(user), Some(file), _) => Some((user, password_of(&file)?)),
+            (Some(user), Some(file), _) => Some((user, password_of("smtp.password-file", &file)?)),
             (Some(user), None, Some(password)) => Some((user, password.into())),
             (Some(_), None, None) => {
                 return Err(ConfigError::new(format!(
@@ -63,29 +65,43 @@ impl SmtpFile {
                 )));
             }
         };
+        let ca = match &self.ca_file {
+            Some(_) if security == SmtpSecurity::None => {
+                return Err(ConfigError::new(
+                    "smtp.ca-file is set but smtp.security is none: use starttls or tls".to_owned(),
+                ));
+            }
+            Some(file) => Some(authorities::read("smtp.ca-file", file)?),
+            None => None,
+        };
         let port = match security {
             SmtpSecurity::Tls => 465,
             SmtpSecurity::StartTls => 587,
             SmtpSecurity::None => 25,
         };
-        Ok(Smtp {
+        let smtp = Smtp {
             host: self.host,
             port: self.port.unwrap_or(port),
             security,
             from: self.from,
             login,
-        })
+            ca,
+        };
+        if !smtp.has_valid_sender() {
+            return Err(ConfigError::new(format!(
+                "smtp.from is `{}`: use an address such as Fleet <fleet@example.org>",
+                smtp.from
+            )));
+        }
+        Ok(smtp)
     }
 }
 
-/// Reads a password from the first line of a file.
-fn password_of(file: &Path) -> Result<Zeroizing<String>, ConfigError> {
+/// Reads a password from the first line of a file, which `key` names.
+pub(crate) fn password_of(key: &str, file: &Path) -> Result<Zeroizing<String>, ConfigError> {
     let text = std::fs::read_to_string(file).map(Zeroizing::new);
     let text = text.map_err(|error| {
-        ConfigError::new(format!(
-            "cannot read smtp.password-file {}: {error}",
-            file.display()
-        ))
+        ConfigError::new(format!("cannot read {key} {}: {error}", file.display()))
     })?;
     Ok(text.lines().next().unwrap_or_default().to_owned().into())
 }
@@ -132,7 +148,19 @@ mod tests {
                 "/does/not/exist",
             ),
             (format!("{base}security = \"ssl\"\n"), "`ssl`"),
+            (
+                "host = \"mail.test\"\nfrom = \"fleet\"\n".to_owned(),
+                "smtp.from is `fleet`",
+            ),
             (format!("{named}security = \"none\"\n"), "clear text"),
+            (
+                format!("{base}ca-file = \"/does/not/exist\"\n"),
+                "smtp.ca-file /does/not/exist",
+            ),
+            (
+                format!("{base}ca-file = \"x\"\nsecurity = \"none\"\n"),
+                "smtp.security is none",
+            ),
         ] {
             let refused = smtp(&text, None).expect_err(expected).to_string();
             assert!(refused.contains(expected), "{refused}");

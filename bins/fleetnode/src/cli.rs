@@ -42,10 +42,11 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Enroll this node: register with an enrollment code, then enter the API key
+    /// Enroll this node: register with an enrollment code, and fetch the API key after the confirmation
     ///
-    /// Reads the code and the API key from a prompt without echo, or from standard input, one per line. Each step is
-    /// saved. If the API key is not available yet, run `enroll` again later to enter it.
+    /// Reads the code from a prompt without echo, or from standard input. After an operator has confirmed the node, it
+    /// fetches its API key. Without a terminal and without `--wait`, and under an upstream server, it reads the API key
+    /// from the next line instead. Each step is saved: run `enroll` again to continue.
     Enroll(EnrollArgs),
     /// Take over the enrollment of an upstream node
     ///

@@ -24,6 +24,8 @@ use crate::{
 const LIMITS: &str = "Under an upstream server, this node finds and pairs devices; it does not serve telemetry or miner commands.";
 /// Longest input line: the longest secret, plus room for whitespace.
 const LINE: u64 = 520;
+/// Length of an upstream server's enrollment code: 32 bytes in base64 without padding.
+const UPSTREAM_CODE: usize = 43;
 
 pub(crate) async fn enroll(state_dir: &Path, args: EnrollArgs) -> anyhow::Result<()> {
     let wait = wait(args.wait, io::stdin().is_terminal());
@@ -130,18 +132,21 @@ async fn register(dir: &StateDir, args: EnrollArgs) -> anyhow::Result<()> {
     if args.force {
         return Err(Usage::new("--force is not supported; run `fleetnode unenroll` first").into());
     }
+    let code = secret("Enrollment code: ", None)?.ok_or_else(|| Usage::new("no enrollment code on standard input; create one in the web page or with `fleetctl nodes code`"))?;
+    let upstream_server = is_upstream(code.expose(), args.upstream_server)?;
+    if upstream_server && !args.upstream_server {
+        print(
+            "This is an enrollment code of an upstream server: enrolling as with --upstream-server.",
+        )?;
+    }
     let options = EnrollOptions {
         server_url,
         name: args.name.unwrap_or_else(host_name),
         ca_file: args.ca,
-        upstream_server: args.upstream_server,
+        upstream_server,
         allow_insecure_transport: args.allow_insecure_transport,
     };
-    // Only the secrets of our own servers have a checksum.
-    let kind = (!options.upstream_server).then_some(SecretKind::EnrollmentCode);
-    let code = secret("Enrollment code: ", kind)?.ok_or_else(|| Usage::new("no enrollment code on standard input; create one in the web page or with `fleetctl nodes code`"))?;
     let name = options.name.clone();
-    let upstream_server = options.upstream_server;
     let registered = fleet_agent::register(dir, options, &code).await?;
     print(&format!(
         "Registered as {name:?} (id {}).",
@@ -151,6 +156,30 @@ async fn register(dir: &StateDir, args: EnrollArgs) -> anyhow::Result<()> {
         print(LIMITS)?;
     }
     print_fingerprint(registered.fingerprint)
+}
+
+/// Whether the enrollment code is one of an upstream server. The shape decides; `flag` says what the administrator
+/// expects. The checksum of our own codes is checked here, before anything is sent.
+fn is_upstream(code: &str, flag: bool) -> Result<bool, Usage> {
+    match (Secret::parse(SecretKind::EnrollmentCode, code), flag) {
+        (Ok(_), false) => Ok(false),
+        (Ok(_), true) => Err(Usage::new(
+            "this is an enrollment code of `fleetd`, not of an upstream server; enroll without --upstream-server",
+        )),
+        (Err(_), true) => Ok(true),
+        (Err(_), false) if has_upstream_shape(code) => Ok(true),
+        (Err(error), false) => Err(Usage::new(format!(
+            "{error}; if the server is an upstream one, enroll with --upstream-server"
+        ))),
+    }
+}
+
+fn has_upstream_shape(code: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    // One of ours may be cut to this length.
+    code.len() == UPSTREAM_CODE
+        && code.bytes().all(is_digit)
+        && !code.starts_with(SecretKind::EnrollmentCode.prefix())
 }
 
 /// Asks for the API key until an operator has confirmed the node. Returns whether the node is enrolled.
@@ -249,7 +278,7 @@ fn print(text: &str) -> anyhow::Result<()> {
 }
 
 /// Reads a secret: from a prompt without echo on a terminal, else from the next line of standard input. Returns none at the
-/// end of the input. The checksum of our own secrets is checked here, before anything is sent.
+/// end of the input. If `kind` is given, the checksum is checked here, before anything is sent.
 fn secret(prompt: &str, kind: Option<SecretKind>) -> anyhow::Result<Option<SecretText>> {
     let mut line = Zeroizing::new(String::new());
     if io::stdin().is_terminal() {
@@ -266,11 +295,7 @@ fn secret(prompt: &str, kind: Option<SecretKind>) -> anyhow::Result<Option<Secre
         return Ok(None);
     }
     if let Some(kind) = kind {
-        Secret::parse(kind, text).map_err(|error| {
-            Usage::new(format!(
-                "{error}; if the server is an upstream one, enroll with --upstream-server"
-            ))
-        })?;
+        Secret::parse(kind, text).map_err(|error| Usage::new(error.to_string()))?;
     }
     Ok(Some(SecretText::new(text.to_owned())))
 }
@@ -290,6 +315,31 @@ fn host_name() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_code_shows_which_kind_of_server_issued_it() {
+        let ours = Secret::new(SecretKind::EnrollmentCode, &[7; 32]);
+        let ours = ours.expose();
+        let theirs = "Zx3-_0123456789abcdefghijklmnopqrstuvwxyzAB";
+        assert!(!is_upstream(ours, false).expect("ours"));
+        assert!(is_upstream(theirs, false).expect("theirs"));
+        assert!(is_upstream(theirs, true).expect("theirs"));
+        assert!(is_upstream("of-a-later-version", true).expect("as told"));
+        let last = if ours.ends_with('x') { 'y' } else { 'x' };
+        let changed = format!("{}{last}", &ours[..ours.len() - 1]);
+        for (code, flag, named) in [
+            (ours, true, "enroll without --upstream-server"),
+            (&changed, false, "checksum"),
+            (&ours[..43], false, "49 letters and digits"),
+            (&theirs[1..], false, "enroll with --upstream-server"),
+        ] {
+            let refused = is_upstream(code, flag).expect_err(named).to_string();
+            assert!(
+                refused.contains(named) && !refused.contains(code),
+                "{refused}"
+            );
+        }
+    }
 
     #[test]
     fn the_next_step_limits_the_node_to_its_own_networks() {

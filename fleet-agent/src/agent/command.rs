@@ -188,6 +188,7 @@ impl CommandReader<'_> {
             listen,
             host_names: None,
             note_hosts: true,
+            link_identity: true,
             policy: Arc::clone(self.policy),
             local_subnets: self.local_subnets.to_vec(),
             notes,

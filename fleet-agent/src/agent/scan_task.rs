@@ -35,6 +35,8 @@ pub(crate) struct ScanTask {
     pub(crate) host_names: Option<Arc<dyn Resolver>>,
     /// Whether notes describe unidentified hosts.
     pub(crate) note_hosts: bool,
+    /// Whether the hardware address of the link identifies a device that shows nothing else.
+    pub(crate) link_identity: bool,
     /// Where names in `local` are asked for.
     pub(crate) local_subnets: Vec<Ipv4Network>,
     /// What the site policy removed from the scan, for the operator.
@@ -116,6 +118,7 @@ impl ScanTask {
             listen: self.listen,
             names: self.host_names,
             note_hosts: self.note_hosts,
+            link_identity: self.link_identity,
             guard: Guard::new(move |endpoint: Endpoint| {
                 policy.check(endpoint).map_err(|why| why.to_string())
             }),

@@ -1,14 +1,19 @@
 //! Under an upstream server: reports equal those of upstream's own node, column by column.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::mpsc,
+};
 
-use fleet_sim::{Device, DeviceLogin, Make, Manner, Protocol, Service, Site};
+use fleet_agent::{AgentOptions, SitePolicy};
+use fleet_core::{Endpoint, NodeId, Port, auto_identifier};
+use fleet_sim::{Device, DeviceLogin, Lab, Make, Manner, Namespace, Protocol, Service, Site};
 use fleet_wire::{
     gateway::{DiscoveredDeviceReport, PairOutcome},
     pairing::{Credentials, FleetNodePairRequest, FleetNodePairTarget},
 };
 
-use crate::{Running, gateway::Gateway, start};
+use crate::{NODE, Running, gateway::Gateway, options, start};
 
 const PORT: u16 = 4028;
 const WEB_PORT: u16 = 18_082;
@@ -124,6 +129,86 @@ async fn devices_are_named_as_upstreams_node_names_them_and_ours_keep_their_name
         assert_eq!(of(&addresses[1]), whatsminer);
         assert_eq!(of(&addresses[2]), antminer);
     }
+}
+
+/// Everything stays on the thread, because other threads are not in its namespace.
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().expect("a runtime")
+}
+
+/// Scans one device for a server with these capabilities, and returns the identifier in the report.
+async fn identifier(ip: IpAddr, capabilities: &[&str]) -> String {
+    let gateway = Gateway::start().await;
+    let options = AgentOptions {
+        site: SitePolicy::default(),
+        ..options(5_000)
+    };
+    let _node = Running::with(&gateway, options);
+    let mut stream = gateway.stream().await;
+    stream.hello().await;
+    stream.accept(capabilities);
+    stream.discover("c", &[ip], &[PORT]);
+    stream.ack().await;
+    let seen = gateway.seen();
+    let row = seen.rows().next().expect("it is reported");
+    row.device_identifier.clone()
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: run by cargo xtask test as its step lab"]
+fn lab_a_device_on_the_link_has_the_identifier_that_upstreams_node_gives_it() {
+    let (node, lan) = (
+        Namespace::new().expect("a namespace"),
+        Namespace::new().expect("a namespace"),
+    );
+    node.cable("lan", &lan, "node").expect("a cable");
+    node.ip("addr add 10.7.0.1/24 dev lan").expect("an address");
+    lan.ip("addr add 10.7.0.10/24 dev node")
+        .expect("an address");
+    let address = Ipv4Addr::new(10, 7, 0, 10);
+    let (ready, started) = mpsc::channel();
+    let (over, end) = tokio::sync::oneshot::channel::<()>();
+    let devices = lan.run(move || {
+        runtime().block_on(async {
+            let antminer = device(
+                Make::Antminer,
+                "Antminer S19",
+                "1.0.0",
+                Protocol::Cgminer,
+                PORT,
+            );
+            let site = Site {
+                seed: 1,
+                devices: vec![antminer],
+            };
+            let _site = Lab::start(site.starting_at(address))
+                .await
+                .expect("the device starts");
+            ready.send(()).expect("the test waits");
+            let _ = end.await;
+        });
+    });
+    started.recv().expect("the device starts");
+    let scans = node.run(move || {
+        runtime().block_on(async {
+            let for_upstream = identifier(address.into(), &[]).await;
+            (
+                for_upstream,
+                identifier(address.into(), &["progress"]).await,
+            )
+        })
+    });
+    let (upstream, own) = scans.join().expect("no panic").expect("a namespace");
+    let endpoint = Endpoint {
+        ip: address.into(),
+        port: Port::new(PORT).expect("a port"),
+    };
+    let auto = auto_identifier(NodeId(NODE), endpoint, "antminer", "Antminer S19");
+    assert_eq!(upstream, auto.to_string());
+    assert!(own.starts_with("mac:"), "{own}");
+    let _ = over.send(());
+    devices.join().expect("no panic").expect("a namespace");
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! The message about facts of one scan or one node: a title, and the first items with a count. Start with
 //! [`AlertMessage`].
 
-use fleet_core::{DeviceId, Endpoint, text::visible};
+use std::collections::{BTreeMap, BTreeSet};
+
+use fleet_core::{DeviceId, Endpoint, SiteId, text::visible};
 
 use super::{AlertEvent, AlertRule, DeviceFact};
 use crate::difference::Seen;
@@ -35,7 +37,13 @@ pub struct AlertItem {
 
 impl AlertMessage {
     /// Groups the facts that a rule selects: all devices of one scan are one message. None if it selects none.
-    pub fn of_devices(rule: &AlertRule, facts: &[DeviceFact], site: &str) -> Option<Self> {
+    ///
+    /// `sites` names the sites of the scan. Each line names its site if there are several.
+    pub fn of_devices(
+        rule: &AlertRule,
+        facts: &[DeviceFact],
+        sites: &BTreeMap<SiteId, String>,
+    ) -> Option<Self> {
         let selected: Vec<&DeviceFact> = facts.iter().filter(|fact| rule.selects(fact)).collect();
         if selected.is_empty() {
             return None;
@@ -51,21 +59,38 @@ impl AlertMessage {
             AlertEvent::NodeSilent | AlertEvent::ScanFailed => return None,
         };
         let noun = if count == 1 { one } else { many };
+        let at: BTreeSet<SiteId> = selected.iter().map(|fact| fact.seen().site).collect();
+        let shown = selected.iter().take(ITEMS_SHOWN);
         Some(Self {
-            title: format!("{count} {noun} at {}", printable(site)),
-            items: selected
-                .iter()
-                .take(ITEMS_SHOWN)
-                .copied()
-                .map(item)
-                .collect(),
+            title: format!("{count} {noun} at {}", place(&at, sites)),
+            items: shown.map(|fact| item(fact, sites)).collect(),
             count: count as u64,
         })
     }
 
-    /// The message about a failed scan.
-    pub fn of_failed_scan(node: &str, reason: &str) -> Self {
-        let title = format!("A scan of node {} failed", printable(node));
+    /// The message about a scan that failed on some of its nodes: each with its name and the reason. `nodes` is the
+    /// number of all nodes of the scan. None if no node failed.
+    pub fn of_failed_scan(failed: &[(String, String)], nodes: usize) -> Option<Self> {
+        let (first, reason) = failed.first()?;
+        if nodes <= 1 {
+            let title = format!("A scan of node {} failed", printable(first));
+            return Some(Self::of_one(title, printable(reason)));
+        }
+        let item = |(node, reason): &(String, String)| AlertItem {
+            device: None,
+            endpoint: None,
+            text: format!("node {}: {}", printable(node), printable(reason)),
+        };
+        Some(Self {
+            title: format!("A scan failed on {} of {nodes} nodes", failed.len()),
+            items: failed.iter().take(ITEMS_SHOWN).map(item).collect(),
+            count: failed.len() as u64,
+        })
+    }
+
+    /// The message about a failed scan of the server's own network.
+    pub fn of_failed_direct_scan(reason: &str) -> Self {
+        let title = "A scan of the server's own network failed".to_owned();
         Self::of_one(title, printable(reason))
     }
 
@@ -107,10 +132,27 @@ impl AlertMessage {
     }
 }
 
-fn item(fact: &DeviceFact) -> AlertItem {
+/// The sites of a message in a few words.
+fn place(at: &BTreeSet<SiteId>, sites: &BTreeMap<SiteId, String>) -> String {
+    let named: Vec<String> = at.iter().map(|site| site_name(*site, sites)).collect();
+    match named.as_slice() {
+        [one] => one.clone(),
+        [one, other] => format!("{one} and {other}"),
+        several => format!("{} sites", several.len()),
+    }
+}
+
+fn site_name(site: SiteId, sites: &BTreeMap<SiteId, String>) -> String {
+    match sites.get(&site) {
+        Some(name) => printable(name),
+        None => "an unknown site".to_owned(),
+    }
+}
+
+fn item(fact: &DeviceFact, sites: &BTreeMap<SiteId, String>) -> AlertItem {
     let seen = fact.seen();
     let (name, endpoint) = (name(seen), seen.endpoint);
-    let text = match fact {
+    let mut text = match fact {
         DeviceFact::New(_) => format!("{name} at {endpoint}"),
         DeviceFact::Missing { scans: 1, .. } => {
             format!("{name} at {endpoint} did not answer in the last scan")
@@ -125,6 +167,9 @@ fn item(fact: &DeviceFact) -> AlertItem {
             printable(from)
         ),
     };
+    if sites.len() > 1 {
+        text = format!("{}: {text}", site_name(seen.site, sites));
+    }
     AlertItem {
         device: Some(seen.device),
         endpoint: Some(endpoint),

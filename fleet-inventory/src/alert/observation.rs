@@ -87,7 +87,7 @@ pub struct Observation {
     pub changed: Vec<Known>,
 }
 
-/// Compares an ended scan with the state of its site. `since` is when devices of the organization were first watched:
+/// Compares an ended scan with the state of its sites. `since` is when devices of the organization were first watched:
 /// one that was first seen before is not new.
 ///
 /// - A device is missing once more only if the scan probed its endpoint, found it silent or refused, and reported the
@@ -146,7 +146,7 @@ impl Observation {
         };
         let was = &known.seen;
         if row.changed.contains(&Field::Address) {
-            let outcome = scan.later.outcomes.get(&was.endpoint).copied();
+            let outcome = scan.later.outcomes.get(&was.location()).copied();
             let is_return =
                 known.former == Some(is.endpoint.ip) && !is_probed(outcome.unwrap_or_default());
             if !is_return {

@@ -5,35 +5,17 @@ use std::{
     time::Duration,
 };
 
-use fleet_core::{DeviceFacts, DeviceId, Endpoint, EndpointOutcome, Port, Timestamp};
+use fleet_core::{DeviceId, EndpointOutcome, SiteId, Timestamp};
 use proptest::prelude::*;
 
 use super::*;
-use crate::difference::{Later, Seen};
+use crate::{
+    difference::{Later, Seen},
+    samples::{location, seen},
+};
 
 fn at(seconds: u64) -> Timestamp {
     Timestamp::from_micros(0).plus(Duration::from_secs(seconds))
-}
-
-fn endpoint(text: &str) -> Endpoint {
-    let socket: std::net::SocketAddr = text.parse().expect(text);
-    Endpoint {
-        ip: socket.ip(),
-        port: Port::new(socket.port()).expect(text),
-    }
-}
-
-fn seen(device: i64, at: &str, firmware: &str) -> Seen {
-    Seen {
-        device: DeviceId(device),
-        endpoint: endpoint(at),
-        facts: DeviceFacts {
-            manufacturer: "Bitmain".into(),
-            model: "S19".into(),
-            firmware: firmware.into(),
-            ..DeviceFacts::default()
-        },
-    }
 }
 
 fn rule(event: &str, threshold: u32) -> AlertRule {
@@ -63,7 +45,7 @@ impl Series {
         }
         let outcomes = outcomes
             .iter()
-            .map(|(at, outcome)| (endpoint(at), *outcome));
+            .map(|(at, outcome)| (location(at), *outcome));
         let scan = Observed {
             later: Later {
                 seen,
@@ -294,6 +276,76 @@ fn a_node_has_one_alert_from_its_silence_to_its_return() {
     }
 }
 
+/// Names of the sites 1, 2 and so on.
+fn sites(names: &[&str]) -> BTreeMap<SiteId, String> {
+    let named = (1..).map(SiteId).zip(names);
+    named
+        .map(|(site, name)| (site, (*name).to_owned()))
+        .collect()
+}
+
+#[test]
+fn a_message_about_several_sites_names_the_site_of_each_device() {
+    let names = sites(&["north", "south", "west"]);
+    let facts = |texts: &[&str]| {
+        let fact = |(n, text): (i64, &&str)| DeviceFact::New(seen(n, text, "1"));
+        (1..).zip(texts).map(fact).collect::<Vec<_>>()
+    };
+    for (at, title, first) in [
+        (
+            &["10.0.0.1:80"][..],
+            "1 new device at north",
+            "north: Bitmain S19 at 10.0.0.1:80",
+        ),
+        (
+            &["10.0.0.1:80", "2/10.0.0.1:80"],
+            "2 new devices at north and south",
+            "north: Bitmain S19 at 10.0.0.1:80",
+        ),
+        (
+            &["3/10.0.0.1:80", "2/10.0.0.1:80", "10.0.0.1:80"],
+            "3 new devices at 3 sites",
+            "west: Bitmain S19 at 10.0.0.1:80",
+        ),
+    ] {
+        let message = AlertMessage::of_devices(&rule("device.new", 0), &facts(at), &names);
+        let message = message.expect(title);
+        assert_eq!(
+            (message.title.as_str(), message.items[0].text.as_str()),
+            (title, first)
+        );
+    }
+}
+
+#[test]
+fn a_device_is_missing_by_the_outcome_at_its_own_site() {
+    let mut series = Series::default();
+    let both = [seen(1, "10.0.0.1:80", "1"), seen(2, "2/10.0.0.1:80", "1")];
+    series.scan(&both, &[]);
+    let silent = [("10.0.0.1:80", SILENT)];
+    assert_eq!(series.lines(&[], &silent), ["missing 1 1"]);
+    let silent = [("10.0.0.1:80", SILENT), ("2/10.0.0.1:80", SILENT)];
+    assert_eq!(series.lines(&[], &silent), ["missing 1 2", "missing 2 1"]);
+}
+
+#[test]
+fn a_failed_scan_names_the_nodes_that_failed() {
+    let failed = |nodes: &[&str]| {
+        let node = |node: &&str| ((*node).to_owned(), "it was revoked".to_owned());
+        nodes.iter().map(node).collect::<Vec<_>>()
+    };
+    assert_eq!(AlertMessage::of_failed_scan(&[], 2), None);
+    let one = AlertMessage::of_failed_scan(&failed(&["barn"]), 1).expect("one");
+    assert_eq!(one.title, "A scan of node barn failed");
+    assert_eq!(one.items[0].text, "it was revoked");
+    let two = AlertMessage::of_failed_scan(&failed(&["barn", "shed"]), 3).expect("two");
+    assert_eq!(two.title, "A scan failed on 2 of 3 nodes");
+    assert_eq!(
+        (two.count, two.items[1].text.as_str()),
+        (2, "node shed: it was revoked")
+    );
+}
+
 #[test]
 fn three_hundred_new_devices_are_one_message() {
     let devices = |count: u8| {
@@ -307,14 +359,15 @@ fn three_hundred_new_devices_are_one_message() {
     facts.extend(
         (0..45).map(|n| DeviceFact::New(seen(300 + n, &format!("10.1.0.{}:80", n + 1), ""))),
     );
-    let message = AlertMessage::of_devices(&rule("device.new", 0), &facts, "north").expect("some");
+    let north = sites(&["north"]);
+    let message = AlertMessage::of_devices(&rule("device.new", 0), &facts, &north).expect("some");
     assert_eq!(message.title, "300 new devices at north");
     assert_eq!((message.items.len(), message.count), (ITEMS_SHOWN, 300));
     assert_eq!(message.items[0].text, "Bitmain S19 at 10.0.0.1:80");
     assert_eq!(message.items[0].device, Some(DeviceId(0)));
-    let one = AlertMessage::of_devices(&rule("device.new", 0), &devices(1), "north");
+    let one = AlertMessage::of_devices(&rule("device.new", 0), &devices(1), &north);
     assert_eq!(one.expect("one").title, "1 new device at north");
-    let none = AlertMessage::of_devices(&rule("device.moved", 0), &facts, "north");
+    let none = AlertMessage::of_devices(&rule("device.moved", 0), &facts, &north);
     assert_eq!(none, None);
 }
 
@@ -326,7 +379,7 @@ fn a_message_has_one_line_for_each_item_of_a_hostile_device() {
         from: "1\n".to_owned(),
         is: hostile,
     };
-    let message = AlertMessage::of_devices(&rule("device.firmware", 0), &[fact], "a\nb");
+    let message = AlertMessage::of_devices(&rule("device.firmware", 0), &[fact], &sites(&["a\nb"]));
     let message = message.expect("one");
     let text = &message.items[0].text;
     assert!(

@@ -1,30 +1,11 @@
 //! Tables of pairs of results, and properties over random pairs against a simple model.
 
 use EndpointOutcome as E;
-use fleet_core::{Port, Serial};
+use fleet_core::Serial;
 use proptest::prelude::*;
 
 use super::*;
-
-fn endpoint(text: &str) -> Endpoint {
-    let socket: std::net::SocketAddr = text.parse().expect(text);
-    Endpoint {
-        ip: socket.ip(),
-        port: Port::new(socket.port()).expect(text),
-    }
-}
-
-fn seen(device: i64, at: &str, firmware: &str) -> Seen {
-    Seen {
-        device: DeviceId(device),
-        endpoint: endpoint(at),
-        facts: DeviceFacts {
-            model: "S19".into(),
-            firmware: firmware.into(),
-            ..DeviceFacts::default()
-        },
-    }
-}
+use crate::samples::{location, seen};
 
 fn later<'a>(seen: &'a [Seen], outcomes: &[(&str, EndpointOutcome)]) -> Later<'a> {
     Later {
@@ -32,7 +13,7 @@ fn later<'a>(seen: &'a [Seen], outcomes: &[(&str, EndpointOutcome)]) -> Later<'a
         rejected: BTreeSet::new(),
         outcomes: outcomes
             .iter()
-            .map(|(at, outcome)| (endpoint(at), *outcome))
+            .map(|(at, outcome)| (location(at), *outcome))
             .collect(),
     }
 }
@@ -158,8 +139,9 @@ fn a_re_imaged_device_has_changed() {
     let mut after = [seen(1, "10.0.0.1:80", "Braiins 24.09")];
     after[0].facts.manufacturer = "Braiins".into();
     after[0].facts.serial = Serial::new("B2");
-    // The make and the serial were unknown before, which is not a difference.
-    check(&before, &later(&after, &[]), &["changed 1 port,firmware"]);
+    // The serial was unknown before, which is not a difference.
+    let expected = "changed 1 port,manufacturer,firmware";
+    check(&before, &later(&after, &[]), &[expected]);
 }
 
 #[test]
@@ -184,6 +166,30 @@ fn a_device_at_two_endpoints_moved_only_if_no_address_is_common() {
         ),
         &["missing 1 its address did not answer"],
     );
+}
+
+#[test]
+fn an_address_of_another_site_is_another_host() {
+    let before = [
+        seen(1, "10.0.0.1:80", "1.0"),
+        seen(2, "2/10.0.0.1:80", "1.0"),
+    ];
+    // The host at the same address of the other site answered, and says nothing about this one.
+    let after = [seen(2, "2/10.0.0.1:80", "1.0")];
+    let outcomes = [("10.0.0.1:80", E::Silent), ("2/10.0.0.1:80", E::Answered)];
+    check(
+        &before,
+        &later(&after, &outcomes),
+        &["missing 1 its address did not answer", "unchanged 2"],
+    );
+    check(
+        &before,
+        &later(&after, &outcomes[1..]),
+        &["unchanged 2", "undecided 1 its address was not a target"],
+    );
+    let elsewhere = [seen(1, "2/10.0.0.1:80", "1.0")];
+    let found = difference(&before[..1], &later(&elsewhere, &[]));
+    assert_eq!(lines(&found), ["moved 1 site"]);
 }
 
 #[test]
@@ -232,7 +238,7 @@ fn model(device: i64, before: &[Seen], later: &Later<'_>) -> Option<Group> {
         (Some(was), None) => {
             let free = later.seen.iter().all(|one| one.endpoint != was.endpoint);
             let probed = matches!(
-                later.outcomes.get(&was.endpoint),
+                later.outcomes.get(&was.location()),
                 Some(E::Silent | E::Refused)
             );
             if free && probed && !later.rejected.contains(&was.device) {
@@ -255,7 +261,7 @@ proptest! {
         let later = Later {
             seen: &after,
             rejected: rejected.into_iter().map(DeviceId).collect(),
-            outcomes: (0..).zip(outcomes).map(|(host, outcome): (u8, _)| (endpoint(&format!("10.0.0.{host}:80")), outcome)).collect(),
+            outcomes: (0..).zip(outcomes).map(|(host, outcome): (u8, _)| (location(&format!("10.0.0.{host}:80")), outcome)).collect(),
         };
         let rows = difference(&before, &later);
         for device in 0..6 {

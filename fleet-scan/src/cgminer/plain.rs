@@ -13,7 +13,10 @@ const SECTIONS: usize = 32;
 const FIELDS: usize = 128;
 
 pub(super) fn is_plain(bytes: &[u8]) -> bool {
-    bytes.starts_with(START)
+    let first = bytes
+        .iter()
+        .position(|byte| !byte.is_ascii_whitespace() && *byte != 0);
+    first.is_some_and(|at| bytes[at..].starts_with(START))
 }
 
 /// Whether the reply has its closing NUL. Some firmware does not send one.

@@ -91,7 +91,7 @@ impl VirtualSite {
     }
 
     fn is_live(&self, ip: IpAddr) -> bool {
-        self.live > 0 && number(ip) % self.live == 1
+        self.live > 0 && number(ip) % self.live == 1 % self.live
     }
 
     fn reply(&self, ip: IpAddr) -> Duration {
@@ -114,6 +114,8 @@ impl VirtualSite {
             commands: plan.chunks.len() as u64,
             ports: plan.ports,
             answered: 0,
+            devices: 0,
+            rate: self.rate,
             duration: Duration::ZERO,
             addresses: lists.clone(),
         };
@@ -292,6 +294,15 @@ fn sites() -> Vec<(&'static str, VirtualSite, VirtualSite)> {
             slow,
         ),
         (
+            "a rate that was raised",
+            VirtualSite { live: 8, ..wide },
+            VirtualSite {
+                rate: 250,
+                live: 8,
+                ..wide
+            },
+        ),
+        (
             "a part of a known network",
             VirtualSite {
                 network: "10.0.1.0/24",
@@ -343,8 +354,15 @@ fn a_first_estimate_of_a_sparse_site_is_within_a_factor_of_one_and_a_half() {
         network: "10.0.0.0/20",
         ..SITE
     };
+    let large = VirtualSite {
+        network: "10.0.0.0/18",
+        ..SITE
+    };
     for (name, site) in [
         ("sparse", sparse),
+        ("every fourth", large),
+        ("half", VirtualSite { live: 2, ..large }),
+        ("full", VirtualSite { live: 1, ..large }),
         (
             "a slow rate",
             VirtualSite {

@@ -98,6 +98,8 @@ pub(super) struct Run {
     notes: Notes,
     /// Whether unidentified hosts are described in notes, too.
     note_hosts: bool,
+    /// Whether the hardware address of the link identifies a device that shows nothing else.
+    link_identity: bool,
     /// The attributes of the services that hosts announced.
     attributes: BTreeMap<Endpoint, Attributes>,
     /// The host that first showed each MAC.
@@ -172,6 +174,7 @@ impl Run {
             order: reports.then(Order::default),
             naming,
             note_hosts: job.note_hosts,
+            link_identity: job.link_identity,
             notes: Notes::default(),
             attributes: BTreeMap::new(),
             macs: BTreeMap::new(),
@@ -661,7 +664,8 @@ impl Run {
     /// A device on the link that reports no identity waits for its hardware address. An address that answers for
     /// several hosts belongs to a router, which is known only after the last host.
     async fn deliver_identified(&mut self, host: u32, device: FoundDevice) {
-        let waits = device.facts.mac.is_none()
+        let waits = self.link_identity
+            && device.facts.mac.is_none()
             && device.facts.serial.is_none()
             && self.neighbors.is_none()
             && self.sweep.is_on_link(host);
@@ -685,7 +689,7 @@ impl Run {
 
     async fn deliver(&mut self, host: u32, mut device: FoundDevice) {
         let neighbor = self.neighbors.as_ref().and_then(|all| all.get(&host));
-        if let Some(neighbor) = neighbor {
+        if let Some(neighbor) = neighbor.filter(|_| self.link_identity) {
             neighbor.apply_to(&mut device.facts);
         }
         // Firmware writes one default MAC into many devices. The second host that shows it is a device of its own,

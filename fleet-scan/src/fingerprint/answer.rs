@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap, sync::OnceLock};
 
 use serde_json::Value;
 
-use super::rule::Request;
+use super::request::Request;
 use crate::{http::Response, json, text};
 
 /// The searched prefix of a page, in bytes. Signatures are in the page's head.
@@ -87,15 +87,8 @@ impl Answered {
         } else {
             &[][..]
         };
-        let is_json = response
-            .body
-            .trim_ascii_start()
-            .first()
-            .is_some_and(|byte| matches!(byte, b'{' | b'['));
-        let json = if is_success && is_json {
-            serde_json::from_slice(&response.body)
-                .ok()
-                .or_else(|| crate::json::parse(&response.body))
+        let json = if is_success {
+            json_of(&response.body)
         } else {
             None
         };
@@ -183,6 +176,8 @@ impl Answered {
                             .find(|(key, _)| key.to_ascii_lowercase().starts_with(&start))?
                             .1
                     }
+                    // Some firmware writes a section as an object instead of a list with one.
+                    None if segment == "0" => json::member(map, segment).unwrap_or(value),
                     None => json::member(map, segment)?,
                 },
                 Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => return None,
@@ -238,6 +233,27 @@ impl Selector {
             }
         })
     }
+}
+
+/// The JSON of a body, which may be the argument of a call (`minerinfoCallback({..});`).
+fn json_of(body: &[u8]) -> Option<Value> {
+    let body = body.trim_ascii_start();
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$');
+    let name = body
+        .iter()
+        .take(64)
+        .take_while(|byte| is_name(byte))
+        .count();
+    let json = match body.get(name) {
+        Some(b'(') if name > 0 => body[name + 1..].trim_ascii_start(),
+        Some(_) | None => body,
+    };
+    if !matches!(json.first(), Some(b'{' | b'[')) {
+        return None;
+    }
+    serde_json::from_slice(json)
+        .ok()
+        .or_else(|| json::parse(json))
 }
 
 /// The realm of a challenge. The other parameters differ in every challenge.
@@ -329,6 +345,34 @@ mod tests {
         }
         assert!(answer.has(&Selector::parse("/VERSION/0/list").expect("a selector")));
         assert!(!answer.has(&Selector::parse("/STATS").expect("a selector")));
+        let object =
+            Answered::json(json!({"VERSION": {"Type": "Antminer S9"}, "list": {"0": "a"}}));
+        for (selector, expected) in [
+            ("/VERSION/0/Type", Some("Antminer S9")),
+            ("/VERSION/1/Type", None),
+            ("/list/0", Some("a")),
+        ] {
+            assert_eq!(select(&object, selector).as_deref(), expected, "{selector}");
+        }
+    }
+
+    #[test]
+    fn json_as_the_argument_of_a_call_is_read() {
+        let answer = page(
+            "200 OK",
+            "minerinfoCallback({\"mac\":\"b4:a2:eb:31:2f:7c\", });",
+        );
+        assert_eq!(
+            select(&answer, "/mac").as_deref(),
+            Some("b4:a2:eb:31:2f:7c")
+        );
+        for body in [
+            "(function(){\"mac\"})()",
+            "call(\"mac\")",
+            "<p>f({\"mac\":1})</p>",
+        ] {
+            assert!(page("200 OK", body).value().is_none(), "{body}");
+        }
     }
 
     #[test]

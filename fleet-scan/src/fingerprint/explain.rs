@@ -3,7 +3,8 @@
 use super::{
     Fingerprints,
     answer::Answers,
-    rule::{Condition, Protocol, Rule},
+    request::Protocol,
+    rule::{Condition, Rule},
 };
 use crate::text;
 

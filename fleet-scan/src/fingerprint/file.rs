@@ -12,10 +12,8 @@ use toml::Spanned;
 
 use super::{
     answer::Selector,
-    rule::{
-        Condition, FactSources, Match, Origin, Pattern, Protocol, Rank, Request, Rule, Source,
-        Words,
-    },
+    request::{Protocol, Request},
+    rule::{Condition, FactSources, Match, Origin, Pattern, Rank, Rule, Source, Words},
 };
 
 /// The longest pattern, in characters. Built-in patterns have at most 100.

@@ -1,6 +1,6 @@
 //! One rule: which answers identify a make, and where each fact is found. Pure.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 use fleet_core::{Mac, Serial};
 use regex::Regex;
@@ -8,6 +8,7 @@ use regex::Regex;
 use super::{
     answer::{Answered, Answers, Selector},
     login::LoginRule,
+    request::{Protocol, Request},
 };
 use crate::text;
 
@@ -17,192 +18,6 @@ const FACTORY_MACS: [Mac; 2] = [
     Mac::new([0x00, 0x0a, 0x35, 0x00, 0x00, 0x00]),
     Mac::new([0x00, 0x0a, 0x35, 0x00, 0x01, 0x22]),
 ];
-
-/// A protocol that rules can use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Protocol {
-    /// The CGMiner API.
-    Cgminer,
-    /// HTTP, with and without TLS.
-    Http,
-    /// ePIC's HTTP API at the port of the CGMiner API.
-    Epic,
-    /// Whatsminer API 3.
-    Whatsminer,
-    /// The attributes of a service that the host announced by multicast DNS. They are facts beside other answers, and
-    /// identify no device alone: any host can announce them for another.
-    Mdns,
-}
-
-impl Protocol {
-    pub(crate) const ALL: [Self; 5] = [
-        Self::Cgminer,
-        Self::Http,
-        Self::Epic,
-        Self::Whatsminer,
-        Self::Mdns,
-    ];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Cgminer => "cgminer",
-            Self::Http => "http",
-            Self::Epic => "epic",
-            Self::Whatsminer => "whatsminer",
-            Self::Mdns => "mdns",
-        }
-    }
-
-    /// Its name in the table of makes.
-    pub(crate) fn title(self) -> &'static str {
-        match self {
-            Self::Cgminer => "CGMiner API",
-            Self::Http => "HTTP",
-            Self::Epic => "ePIC API",
-            Self::Whatsminer => "Whatsminer API 3",
-            Self::Mdns => "mDNS",
-        }
-    }
-
-    /// The requests to send first, because most devices answer them.
-    fn preferred(self) -> &'static [&'static str] {
-        match self {
-            Self::Cgminer => &["version", "devdetails", "stats", "get_version"],
-            Self::Http => &[
-                "/",
-                "/api/v1/pairing/info",
-                "/api/system/info",
-                "/mcb/status",
-            ],
-            Self::Epic => &["/summary"],
-            Self::Whatsminer => &["get.device.info"],
-            Self::Mdns => &[ATTRIBUTES],
-        }
-    }
-}
-
-/// The request of [`Protocol::Mdns`], which is never sent.
-const ATTRIBUTES: &str = "txt";
-
-/// Read-only commands of the CGMiner API. The scanner sends no others, even if a rule file contains them.
-const CGMINER_READS: [&str; 12] = [
-    "version",
-    "devdetails",
-    "stats",
-    "estats",
-    "litestats",
-    "summary",
-    "config",
-    "coin",
-    "devs",
-    "get_version",
-    "get_miner_info",
-    "check",
-];
-
-/// Parts of paths where a GET changes the state of some makes (`reboot.cgi`, `reset_conf.cgi`, `/lock/others`).
-const CHANGING_PATHS: [&str; 14] = [
-    "reboot", "reset", "restart", "set_", "/set", "upgrade", "update", "delete", "lock", "logout",
-    "login", "blink", "factory", "shutdown",
-];
-
-/// A read-only request, as written in rule files: `cgminer version`, `http /api/system/info`, `http POST /graphql
-/// {"query":"{ .. }"}`, `epic /summary`, `whatsminer get.device.info`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Request {
-    pub(crate) protocol: Protocol,
-    /// A command, a path, or `POST` with a path and a body.
-    pub(crate) text: String,
-}
-
-impl Request {
-    /// The attributes of an announced service.
-    pub(super) fn mdns() -> Self {
-        Self {
-            protocol: Protocol::Mdns,
-            text: ATTRIBUTES.to_owned(),
-        }
-    }
-
-    /// The position among the protocol's preferred requests. All other requests come later.
-    pub(super) fn preference(&self) -> usize {
-        let preferred = self.protocol.preferred();
-        preferred
-            .iter()
-            .position(|text| *text == self.text)
-            .unwrap_or(preferred.len())
-    }
-
-    /// Whether the request has a body. Only GraphQL queries have one.
-    pub(crate) fn is_post(&self) -> bool {
-        self.text.starts_with("POST ")
-    }
-}
-
-impl FromStr for Request {
-    type Err = String;
-
-    fn from_str(written: &str) -> Result<Self, String> {
-        let unknown = || {
-            format!(
-                "`{written}` is no request; write `cgminer COMMAND`, `http /PATH`, `http POST /PATH QUERY`, \
-                 `epic /PATH`, `whatsminer COMMAND` or `mdns txt`"
-            )
-        };
-        let (protocol, text) = written.split_once(' ').ok_or_else(unknown)?;
-        let protocol = Protocol::ALL
-            .into_iter()
-            .find(|one| one.name() == protocol)
-            .ok_or_else(unknown)?;
-        let printable = text.len() <= 512 && text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
-        let is_read = printable
-            && match protocol {
-                Protocol::Cgminer => CGMINER_READS.contains(&text),
-                Protocol::Http | Protocol::Epic => match text.strip_prefix("POST ") {
-                    Some(post) => is_query(post),
-                    None => is_read_path(text),
-                },
-                Protocol::Whatsminer => text
-                    .strip_prefix("get.")
-                    .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_lowercase() || b == b'.')),
-                Protocol::Mdns => text == ATTRIBUTES,
-            };
-        if is_read {
-            Ok(Self {
-                protocol,
-                text: text.to_owned(),
-            })
-        } else {
-            Err(format!(
-                "`{written}` is not known to only read; requests of rules change nothing"
-            ))
-        }
-    }
-}
-
-pub(super) fn is_read_path(path: &str) -> bool {
-    // Goldshell shows its settings at `/mcb/setting`, which is a noun.
-    let lower = path.to_ascii_lowercase().replace("/setting", "/");
-    path.starts_with('/')
-        && !path.contains(' ')
-        && !CHANGING_PATHS.iter().any(|part| lower.contains(part))
-}
-
-/// Whether a POST is a GraphQL query. The GraphQL specification defines queries as read-only.
-pub(super) fn is_query(post: &str) -> bool {
-    let Some((path, body)) = post.split_once(' ') else {
-        return false;
-    };
-    let query = serde_json::from_str::<serde_json::Value>(body).ok();
-    let query = query.as_ref().and_then(|body| body.get("query")?.as_str());
-    matches!(path, "/graphql" | "/api/graphql") && query.is_some_and(|query| query.starts_with('{'))
-}
-
-impl fmt::Display for Request {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.protocol.name(), self.text)
-    }
-}
 
 /// The precedence among matching rules. The higher rank wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -505,6 +320,16 @@ impl Rule {
 }
 
 impl Match {
+    /// Whether it is only words that occur anywhere in the root page.
+    pub(super) fn is_words_of_page(&self) -> bool {
+        let mut conditions = self.conditions.iter().filter(|one| !one.is_negated);
+        conditions.all(|one| {
+            one.answer.protocol == Protocol::Http
+                && one.answer.text == "/"
+                && one.at == Selector::Text
+        })
+    }
+
     pub(super) fn holds(&self, answers: &Answers) -> bool {
         self.conditions
             .iter()
@@ -578,7 +403,8 @@ impl Source {
             found = value.replace("$0", &text);
         }
         if let Some(table) = &self.table {
-            found = table.iter().find(|(key, _)| *key == found)?.1.clone();
+            let known = |key: &str| key.eq_ignore_ascii_case(&found);
+            found = table.iter().find(|(key, _)| known(key))?.1.clone();
         }
         let found = text::field(&found);
         (!found.is_empty()).then_some(found)

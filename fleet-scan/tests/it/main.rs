@@ -13,6 +13,7 @@ mod logins;
 mod mdns;
 mod names;
 mod namespaces;
+mod other_hosts;
 mod pairing;
 mod password_proofs;
 mod politeness;

@@ -6,7 +6,11 @@ use fleet_wire::RpcError;
 use lettre::{
     Address, AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
     message::{Mailbox, header::ContentType},
-    transport::smtp::{Error, authentication::Credentials},
+    transport::smtp::{
+        Error,
+        authentication::Credentials,
+        client::{Certificate, Tls, TlsParameters},
+    },
 };
 
 use super::{ATTEMPT, Sent};
@@ -99,15 +103,27 @@ fn write(smtp: &Smtp, delivery: &AlertDeliveryRow, address: &str) -> Option<Mess
 
 fn transport(smtp: &Smtp) -> Result<AsyncSmtpTransport<Tokio1Executor>, Error> {
     type Transport = AsyncSmtpTransport<Tokio1Executor>;
-    let builder = match smtp.security {
-        SmtpSecurity::Tls => Transport::relay(&smtp.host)?,
-        SmtpSecurity::StartTls => Transport::starttls_relay(&smtp.host)?,
-        SmtpSecurity::None => Transport::builder_dangerous(&smtp.host),
+    let tls = match smtp.security {
+        SmtpSecurity::Tls => Tls::Wrapper(parameters(smtp)?),
+        // Without STARTTLS, nothing is sent.
+        SmtpSecurity::StartTls => Tls::Required(parameters(smtp)?),
+        SmtpSecurity::None => Tls::None,
     };
-    let mut builder = builder.port(smtp.port).timeout(Some(ATTEMPT));
+    let mut builder = Transport::builder_dangerous(&smtp.host)
+        .port(smtp.port)
+        .tls(tls)
+        .timeout(Some(ATTEMPT));
     if let Some((user, password)) = &smtp.login {
         let login = Credentials::new(user.clone(), password.to_string());
         builder = builder.credentials(login);
     }
     Ok(builder.build())
+}
+
+fn parameters(smtp: &Smtp) -> Result<TlsParameters, Error> {
+    let mut builder = TlsParameters::builder(smtp.host.clone());
+    if let Some(pem) = &smtp.ca {
+        builder = builder.add_root_certificate(Certificate::from_pem(pem.as_bytes())?);
+    }
+    builder.build()
 }

@@ -35,11 +35,23 @@ pub(super) async fn send(app: &App, delivery: &AlertDeliveryRow, url: &str, key:
     let Some((headers, body)) = prepared else {
         return (Answer::Gone, "the message cannot be written".to_owned());
     };
+    let owner = app.config.network_owner.as_deref();
+    let private = match app.store.owns_network(delivery.org, owner).await {
+        Ok(owns) => owns,
+        Err(error) => {
+            tracing::warn!(%error, "the owner of the server's network is not known");
+            return (
+                Answer::Failed,
+                "the server's database does not answer".to_owned(),
+            );
+        }
+    };
     let request = Post {
         url: &url,
         headers,
         body: body.into(),
         roots: &app.config.webhook_roots,
+        private,
         timeout: ATTEMPT,
     };
     match post(request).await {

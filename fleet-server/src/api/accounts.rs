@@ -17,7 +17,7 @@ use crate::{
     auth::permit,
     convert::timestamp,
     failure::Answered,
-    passwords::{PASSWORDS, Source, chosen},
+    passwords::{PASSWORDS, Source, chosen, passwords_off},
 };
 
 /// Maximum number of sessions in a list of all operators.
@@ -80,6 +80,7 @@ impl AccountService for Api {
             current: call.credential == Credential::Session(member.session.id),
             operator_id: member.operator.0,
             email: member.email,
+            sign_in_issuer: member.session.issuer.unwrap_or_default(),
         };
         Ok(Reply::new(ListSessionsResponse {
             sessions: sessions.into_iter().map(shown).collect(),
@@ -124,6 +125,10 @@ impl AccountService for Api {
     ) -> Result<Reply<ChangePasswordResponse>, RpcError> {
         let call = self.operator(&context)?;
         let attempt = call.attempt("operator.set_password", "own password");
+        if !self.app.config.password_sign_in {
+            let refused = passwords_off();
+            return Err(attempt.refused(&self.app.auditor, refused).await);
+        }
         let current = Password::presented(Zeroizing::new(request.current_password));
         let new = chosen(Zeroizing::new(request.new_password), &call.email)?;
         if let Some(limits) = &self.app.limiters {

@@ -67,6 +67,7 @@ impl FleetNodeAdminService for Api {
         _: ListFleetNodesRequest,
     ) -> Result<Reply<ListFleetNodesResponse>, RpcError> {
         let call = self.operator(&context)?;
+        self.answer_whole(&context, call.org).await?;
         let page = ListPage {
             after: 0,
             limit: NODES + 1,
@@ -177,6 +178,7 @@ impl FleetNodeAdminService for Api {
         request: ListFleetNodeDevicesRequest,
     ) -> Result<Reply<ListFleetNodeDevicesResponse>, RpcError> {
         let call = self.operator(&context)?;
+        self.answer_whole(&context, call.org).await?;
         let node = convert::node_filter(request.fleet_node_id);
         let page = ListPage {
             after: 0,

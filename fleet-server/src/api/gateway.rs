@@ -1,7 +1,11 @@
 //! `fleetnodegateway.v1.FleetNodeGatewayService`: the services that nodes call. The control stream is in
 //! [`crate::stream`].
 
-use std::{net::IpAddr, str::FromStr, time::Duration};
+use std::{
+    net::IpAddr,
+    str::FromStr,
+    time::{Duration, Instant},
+};
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use fleet_core::{
@@ -18,10 +22,10 @@ use fleet_wire::{
     gateway::{
         BeginAuthHandshakeRequest, BeginAuthHandshakeResponse, CompleteAuthHandshakeRequest,
         CompleteAuthHandshakeResponse, ControlStreamRequest, ControlStreamResponse,
-        EnrollmentStatus, FleetNodeGatewayService, FleetNodePairResult, PairOutcome,
-        RegisterRequest, RegisterResponse, ReportDiscoveredDevicesRequest,
+        DiscoveredDeviceReport, EnrollmentStatus, FleetNodeGatewayService, FleetNodePairResult,
+        PairOutcome, RegisterRequest, RegisterResponse, ReportDiscoveredDevicesRequest,
         ReportDiscoveredDevicesResponse, ReportPairedDevicesRequest, ReportPairedDevicesResponse,
-        UploadHeartbeatRequest, UploadHeartbeatResponse,
+        UnidentifiedHostReport, UploadHeartbeatRequest, UploadHeartbeatResponse,
     },
 };
 use sha2::{Digest, Sha256};
@@ -39,6 +43,9 @@ use crate::{
 
 /// How long a report waits while the server itself dials its addresses: somewhat longer than those dials last.
 const REPORT_WAIT: Duration = Duration::from_secs(20);
+/// Rows of a report that are stored in one transaction. SQLite has one writer, and PostgreSQL one lock for the endpoints
+/// of an organization. A report of 1,024 rows would hold them several times as long as the calls of other nodes last.
+const PART: usize = 128;
 /// Interval of retries during that wait.
 const REPORT_PAUSE: Duration = Duration::from_millis(100);
 /// Longest stored reason of a halt.
@@ -287,8 +294,9 @@ impl FleetNodeGatewayService for Api {
 }
 
 impl Api {
-    /// Records a report. While the server itself dials one of its addresses it waits, because an upstream node uploads
-    /// a report once and gives up at the first failure.
+    /// Records a report, in parts. While the server itself dials one of its addresses it waits, because an upstream node
+    /// uploads a report once and gives up at the first failure. A failure leaves the earlier parts stored: the node sends
+    /// the report again, and parts that are stored already get their former answers.
     async fn record(
         &self,
         node: &NodeIdentity,
@@ -296,16 +304,49 @@ impl Api {
         command: CommandId,
         request: &ReportDiscoveredDevicesRequest,
     ) -> Result<ReportAnswer, ReportError> {
+        let whole = Sha256::digest(request.encode_to_vec()).into();
+        let deadline = self.app.environment.instant() + REPORT_WAIT;
+        let (devices, hosts) = (request.devices.len(), request.hosts.len());
+        let mut answer = None;
+        for number in 0..devices.max(hosts).div_ceil(PART).max(1) {
+            let part = Part {
+                devices: part_of(&request.devices, number),
+                hosts: part_of(&request.hosts, number),
+                digest: digest_of_part(whole, number),
+            };
+            let recorded = self
+                .record_part(node, from, command, part, deadline)
+                .await?;
+            let sum = sum_of(answer, recorded);
+            if sum.ended {
+                // The rest is refused with the command.
+                let rest = devices.saturating_sub(PART * (number + 1));
+                return Ok(ReportAnswer {
+                    rejected: sum.rejected + rest as u64,
+                    ..sum
+                });
+            }
+            answer = Some(sum);
+        }
+        answer.ok_or(ReportError::NotInFlight(command))
+    }
+
+    async fn record_part(
+        &self,
+        node: &NodeIdentity,
+        from: IpAddr,
+        command: CommandId,
+        part: Part<'_>,
+        deadline: Instant,
+    ) -> Result<ReportAnswer, ReportError> {
         let app = &self.app;
-        let digest = Sha256::digest(request.encode_to_vec()).into();
-        let deadline = app.environment.instant() + REPORT_WAIT;
         loop {
             // Built anew for each retry: retries are rare, and a report of a thousand devices is not cloned for them.
-            let rows = request.devices.iter().map(|device| {
+            let rows = part.devices.iter().map(|device| {
                 DeviceReport::parse(raw_report(device))
                     .map_err(|reason| (reason, printable(&device.ip_address, 64)))
             });
-            let hosts = request.hosts.iter().map(|host| {
+            let hosts = part.hosts.iter().map(|host| {
                 HostReport::parse(raw_host(host))
                     .map_err(|reason| (reason, printable(&host.ip_address, 64)))
             });
@@ -314,7 +355,7 @@ impl Api {
                 org: node.org,
                 from: Some(from),
                 command,
-                digest,
+                digest: part.digest,
                 rows: rows.collect(),
                 hosts: hosts.collect(),
                 addresses: app.config.addresses,
@@ -332,6 +373,38 @@ impl Api {
                 answer => return answer,
             }
         }
+    }
+}
+
+/// The rows of a report that are stored together.
+struct Part<'a> {
+    devices: &'a [DiscoveredDeviceReport],
+    hosts: &'a [UnidentifiedHostReport],
+    digest: [u8; 32],
+}
+
+fn part_of<T>(rows: &[T], number: usize) -> &[T] {
+    rows.chunks(PART).nth(number).unwrap_or_default()
+}
+
+/// What a part of a report is remembered by. The first one has the digest of the whole report.
+fn digest_of_part(whole: [u8; 32], number: usize) -> [u8; 32] {
+    if number == 0 {
+        return whole;
+    }
+    let part = Sha256::new_with_prefix(whole);
+    part.chain_update((number as u64).to_be_bytes())
+        .finalize()
+        .into()
+}
+
+fn sum_of(before: Option<ReportAnswer>, part: ReportAnswer) -> ReportAnswer {
+    let Some(before) = before else { return part };
+    ReportAnswer {
+        accepted: before.accepted + part.accepted,
+        rejected: before.rejected + part.rejected,
+        owned_elsewhere: before.owned_elsewhere + part.owned_elsewhere,
+        ..part
     }
 }
 
@@ -420,7 +493,10 @@ fn verify_possession(
 
 /// Records a refused handshake for the list of nodes. A failure is logged only: the refusal itself is more important.
 async fn handshake_refused(app: &App, identity_key: [u8; 32], reason: &str) {
-    let recorded = app.store.handshake_refused(identity_key, reason.to_owned());
+    let live = app.replicas.live(app.environment.instant());
+    let recorded = app
+        .store
+        .handshake_refused(identity_key, live, reason.to_owned());
     if let Err(error) = recorded.await {
         tracing::warn!(%error, "a refused handshake could not be recorded");
     }

@@ -10,7 +10,7 @@ use fleet_wire::{
         CreateOperatorRequest, CreateOperatorResponse, ListOperatorsRequest, ListOperatorsResponse,
         Operator, OperatorService, RemoveOperatorRequest, RemoveOperatorResponse,
         ResetOperatorPasswordRequest, ResetOperatorPasswordResponse, SetOperatorRoleRequest,
-        SetOperatorRoleResponse,
+        SetOperatorRoleResponse, UnlinkOperatorRequest, UnlinkOperatorResponse,
     },
 };
 
@@ -19,6 +19,7 @@ use crate::{
     call::OperatorCall,
     convert::{list_page, next_cursor, printable, timestamp},
     failure::Answered,
+    passwords::passwords_off,
 };
 
 impl OperatorService for Api {
@@ -38,6 +39,7 @@ impl OperatorService for Api {
             created_at: Some(timestamp(member.created_at)),
             has_password: member.has_password,
             keys: member.keys,
+            sign_in_issuer: member.issuer.unwrap_or_default(),
         };
         Ok(Reply::new(ListOperatorsResponse {
             next_cursor: next_cursor(&members, page, |member| member.id.0),
@@ -65,8 +67,13 @@ impl OperatorService for Api {
             .with_fact("value", printable(email, 254)));
         }
         let role = role(&request.role)?;
-        let (password, hash) = self.one_time_password(&call).await?;
-        let expires_at = hash.one_time_until.map(timestamp);
+        let one_time = if self.app.config.password_sign_in {
+            Some(self.one_time_password(&call).await?)
+        } else {
+            None
+        };
+        let (password, hash) = one_time.unzip();
+        let until = hash.as_ref().and_then(|hash| hash.one_time_until);
         let new = NewOperator {
             org: call.org_name.clone(),
             email: email.to_owned(),
@@ -74,7 +81,7 @@ impl OperatorService for Api {
             now: call.now,
         };
         let store = &self.app.store;
-        let created = store.create_operator_with(new, Some(hash), call.actor());
+        let created = store.create_operator_with(new, hash, call.actor());
         let id = call
             .attempt(
                 "operator.create",
@@ -84,8 +91,9 @@ impl OperatorService for Api {
             .await?;
         Ok(Reply::new(CreateOperatorResponse {
             operator_id: id.0,
-            one_time_password: password.expose().to_owned(),
-            expires_at,
+            one_time_password: password
+                .map_or_else(String::new, |password| password.expose().to_owned()),
+            expires_at: until.map(timestamp),
         }))
     }
 
@@ -136,6 +144,10 @@ impl OperatorService for Api {
             let attempt = call.attempt("operator.reset_password", format!("operator {id}"));
             return Err(attempt.refused(&self.app.auditor, refused).await);
         }
+        if !self.app.config.password_sign_in {
+            let attempt = call.attempt("operator.reset_password", format!("operator {id}"));
+            return Err(attempt.refused(&self.app.auditor, passwords_off()).await);
+        }
         let (password, hash) = self.one_time_password(&call).await?;
         let expires_at = hash.one_time_until.map(timestamp);
         let store = &self.app.store;
@@ -148,6 +160,22 @@ impl OperatorService for Api {
             one_time_password: password.expose().to_owned(),
             expires_at,
         }))
+    }
+
+    async fn unlink_operator(
+        &self,
+        context: Context,
+        request: UnlinkOperatorRequest,
+    ) -> Result<Reply<UnlinkOperatorResponse>, RpcError> {
+        let call = self.operator(&context)?;
+        let id = OperatorId(request.operator_id);
+        let store = &self.app.store;
+        let unlinked = store.unlink_member(call.org, id, call.actor(), call.now);
+        call.attempt("operator.unlink", format!("operator {id}"))
+            .or_refused(&self.app.auditor, unlinked.await)
+            .await?;
+        self.app.notify_credentials(call.org);
+        Ok(Reply::new(UnlinkOperatorResponse {}))
     }
 }
 

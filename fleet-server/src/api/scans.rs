@@ -205,7 +205,7 @@ impl ScanService for Api {
         let store = &self.app.store;
         let hosts = store.scan_hosts(call.org, scan, request.cursor, limit);
         let Some(hosts) = hosts.await.answered()? else {
-            return Err(scans::unknown(scan));
+            return Err(scans::unknown(&self.app, call.org, scan).await);
         };
         let full = hosts.len() >= limit as usize;
         Ok(Reply::new(ListScanHostsResponse {

@@ -49,6 +49,8 @@ fn scan_share(row: ShareRow) -> fleet::ScanShare {
     fleet::ScanShare {
         fleet_node_id: row.node.0,
         node_name: row.node_name,
+        site_id: row.site.0,
+        site_name: row.site_name,
         state: scan_state(row.state).into(),
         targets: row.targets,
         done: row.done,

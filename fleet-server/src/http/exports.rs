@@ -1,4 +1,4 @@
-//! Results as files: the difference between two scans as CSV (RFC 4180) or as one JSON document.
+//! Results as files: the difference between two scans as CSV (RFC 4180), as one JSON document, or as NDJSON.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -27,7 +27,7 @@ pub(super) async fn difference(
     let operator = caller::operator(app, parts, from).await?;
     caller::mark_known(parts, &operator);
     auth::permit(app, &operator, Permission::NodeRead, parts.uri.path(), from).await?;
-    let _permit = auth::count_operator(app, &operator, false)?;
+    let permit = auth::count_operator(app, &operator, false)?;
     let scan: ScanId = convert::id("scan_id", scan)?;
     let against = parameter(parts, "against")
         .map(|text| convert::id("against", text))
@@ -35,20 +35,21 @@ pub(super) async fn difference(
     let group: Option<Group> = parameter(parts, "group")
         .map(|text| convert::id("group", text))
         .transpose()?;
+    permit.hold(app.whole_answers.wait(operator.org).await?);
     let found = results::difference(app, operator.org, scan, against).await?;
     let (content_type, file_body) = if file.ends_with(".csv") {
         (
             "text/csv; charset=utf-8; header=present",
             csv(found.rows_of(group)),
         )
+    } else if file.ends_with(".ndjson") {
+        ("application/x-ndjson", ndjson(found.rows_of(group)))
     } else {
         ("application/json", json(found, group))
     };
-    let mut response = respond(
-        StatusCode::OK,
-        content_type,
-        Body::from(Bytes::from(file_body)),
-    );
+    // Counted until the caller has read it: the whole file is in memory.
+    let body = Body::from(Bytes::from(file_body)).holding(permit);
+    let mut response = respond(StatusCode::OK, content_type, body);
     let name = format!("attachment; filename=\"scan-{scan}-{file}\"");
     if let Ok(name) = HeaderValue::from_str(&name) {
         response
@@ -68,7 +69,7 @@ fn parameter<'a>(parts: &'a Parts, name: &str) -> Option<&'a str> {
         .filter(|value| !value.is_empty())
 }
 
-const COLUMNS: [&str; 18] = [
+const COLUMNS: [&str; 22] = [
     "group",
     "device_id",
     "identifier",
@@ -87,6 +88,10 @@ const COLUMNS: [&str; 18] = [
     "before_firmware",
     "reason",
     "count",
+    "node",
+    "site",
+    "before_node",
+    "before_site",
 ];
 
 fn csv(rows: impl Iterator<Item = DifferenceRow>) -> Vec<u8> {
@@ -103,7 +108,7 @@ fn csv(rows: impl Iterator<Item = DifferenceRow>) -> Vec<u8> {
     writer.into_inner().unwrap_or_default()
 }
 
-fn cells(row: DifferenceRow) -> [String; 18] {
+fn cells(row: DifferenceRow) -> [String; 22] {
     let number = |number: u32| match number {
         0 => String::new(),
         number => number.to_string(),
@@ -145,7 +150,20 @@ fn cells(row: DifferenceRow) -> [String; 18] {
         before.firmware,
         row.reason,
         row.count.to_string(),
+        row.node_name,
+        row.site_name,
+        before.node_name,
+        before.site_name,
     ]
+}
+
+/// One object per line. A row has no line break outside of its texts, which JSON escapes.
+fn ndjson(rows: impl Iterator<Item = DifferenceRow>) -> Vec<u8> {
+    let line = |row: DifferenceRow| {
+        let line = serde_json::to_string(&row).unwrap_or_default();
+        format!("{}\n", text::visible(&line)).into_bytes()
+    };
+    rows.flat_map(line).collect()
 }
 
 fn json(found: results::Difference, group: Option<Group>) -> Vec<u8> {
@@ -157,7 +175,10 @@ fn json(found: results::Difference, group: Option<Group>) -> Vec<u8> {
         "counts": counts,
         "rows": found.rows_of(group).collect::<Vec<_>>(),
     });
-    document.to_string().into_bytes()
+    // Unsafe characters occur only within its strings, where a mark is as valid as they are.
+    text::visible(&document.to_string())
+        .into_owned()
+        .into_bytes()
 }
 
 #[cfg(test)]
@@ -175,6 +196,8 @@ mod tests {
             before: Some(SeenDevice {
                 ip: "10.0.0.7".into(),
                 port: 80,
+                node_name: "barn-1".into(),
+                site_name: "north".into(),
                 ..SeenDevice::default()
             }),
             after: Some(SeenDevice {
@@ -183,6 +206,8 @@ mod tests {
                 ..SeenDevice::default()
             }),
             count: 1,
+            node_name: "barn-2".into(),
+            site_name: "south".into(),
             ..DifferenceRow::default()
         };
         let text = String::from_utf8(csv(std::iter::once(row))).expect("UTF-8");
@@ -190,7 +215,7 @@ mod tests {
         assert_eq!(lines[0], COLUMNS.join(","));
         assert_eq!(
             lines[1],
-            "moved,7,,10.0.0.9,80,,'=1+1,\"1, \"\"2\"\"\",,,address firmware,10.0.0.7,80,,,,,1"
+            "moved,7,,10.0.0.9,80,,'=1+1,\"1, \"\"2\"\"\",,,address firmware,10.0.0.7,80,,,,,1,barn-2,south,barn-1,north"
         );
         assert_eq!(lines[2..], [""]);
     }

@@ -66,6 +66,7 @@ const HOST_COLUMNS: &[&str] = &[
     "requests",
     "reportedAt",
     "recordCommand",
+    "fleetNodeId",
 ];
 
 /// Columns of a CSV file of scans: paths in their JSON.
@@ -92,6 +93,10 @@ const SCAN_COLUMNS: &[&str] = &[
     "ledger.unknown",
     "ledger.accepted",
     "ledger.rejected",
+    "name",
+    "shares.nodeName",
+    "shares.siteName",
+    "shares.state",
 ];
 
 /// The rows of an export, and the position in them.
@@ -214,8 +219,10 @@ async fn respond_with(
         // An unknown scan is an error before the first byte, and not an empty file.
         Rows::Hosts { scan, .. } => {
             let page = app.store.scan_hosts(operator.org, *scan, 0, 1).await;
-            page.map_err(|error| failure::storage(&error))?
-                .ok_or_else(|| scans::unknown(*scan))?;
+            let page = page.map_err(|error| failure::storage(&error))?;
+            if page.is_none() {
+                return Err(scans::unknown(app, operator.org, *scan).await);
+            }
         }
         Rows::Devices { .. } | Rows::Scans { .. } | Rows::End => {}
     }
@@ -541,8 +548,15 @@ mod tests {
         });
         let scan = to_json(&Scan {
             scan_id: text(),
+            name: text(),
             node_name: text(),
             fleet_node_id: 1,
+            shares: vec![fleet_wire::fleet::ScanShare {
+                node_name: text(),
+                site_name: text(),
+                state: 1,
+                ..fleet_wire::fleet::ScanShare::default()
+            }],
             state: 1,
             priority: 1,
             created_at: time,

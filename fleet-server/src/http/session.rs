@@ -79,6 +79,25 @@ impl Origin {
             None => limiter::source(self.from),
         }
     }
+
+    /// Takes one sign-in from the allowance of the source.
+    ///
+    /// # Errors
+    ///
+    /// RESOURCE_EXHAUSTED with a retry hint.
+    pub(super) fn allow(self, app: &App) -> Result<(), RpcError> {
+        let Some(limits) = &app.limiters else {
+            return Ok(());
+        };
+        let now = app.environment.instant();
+        limits.sign_ins.allow(self.source(), "sign-ins", now)?;
+        if self.claimed.is_some() {
+            // A peer can claim any address.
+            let peer = limiter::source(self.from);
+            limits.claimed_sign_ins.allow(peer, "sign-ins", now)?;
+        }
+        Ok(())
+    }
 }
 
 /// Exchanges a credential for a session cookie.
@@ -89,7 +108,7 @@ pub(super) async fn sign_in(
     parts: &Parts,
     body: Body,
 ) -> Result<Response<Body>, RpcError> {
-    let Origin { from, claimed } = origin;
+    let from = origin.from;
     // No form can send this type: another site cannot sign a browser in as somebody else.
     if !is_json(parts) {
         return Err(
@@ -99,15 +118,7 @@ pub(super) async fn sign_in(
         );
     }
     // Before the body is read, so a flood of sign-ins costs no memory.
-    if let Some(limits) = &app.limiters {
-        let now = app.environment.instant();
-        limits.sign_ins.allow(origin.source(), "sign-ins", now)?;
-        if claimed.is_some() {
-            // A peer can claim any address.
-            let peer = limiter::source(from);
-            limits.claimed_sign_ins.allow(peer, "sign-ins", now)?;
-        }
-    }
+    origin.allow(app)?;
     let unreadable = || {
         RpcError::invalid_argument(
             "expected {\"email\": \"...\", \"password\": \"...\"} or {\"key\": \"fok_...\"} as JSON",
@@ -278,9 +289,10 @@ async fn by_password(
         Some(_) | None => Source::New,
     };
     let is_right = app.passwords.verify(presented, phc, caller).await?;
+    let accepts = app.config.password_sign_in;
     let is_valid = stored
         .as_ref()
-        .is_some_and(|stored| stored.one_time_until.is_none_or(|until| until > now));
+        .is_some_and(|stored| stored.one_time_until.map_or(accepts, |until| until > now));
     let (org, subject) = match &account {
         Some(account) => (
             Some(account.org),
@@ -291,9 +303,16 @@ async fn by_password(
     match (account, stored) {
         (Some(account), Some(stored)) if is_right && is_valid => Ok((account, stored)),
         _ => {
-            let refusal = RpcError::unauthenticated(
+            // The same for a right and a wrong password.
+            let refusal = if !accepts {
+                RpcError::unauthenticated(
+                    "this server accepts only one-time passwords of `fleetd admin`: sign in through the sign-in provider, or with a key",
+                ).with_reason("PASSWORDS_OFF")
+            } else {
+                RpcError::unauthenticated(
                 "e-mail or password is not right: if the password is forgotten, an administrator can reset it; if several organizations use your e-mail, name yours",
-            ).with_reason("SIGN_IN_WRONG");
+            ).with_reason("SIGN_IN_WRONG")
+            };
             Err(attempt(org, from, subject)
                 .refused(&app.auditor, refusal)
                 .await)
@@ -352,7 +371,7 @@ fn author(operator: OperatorId, from: IpAddr) -> Actor {
     }
 }
 
-fn attempt(org: Option<OrgId>, from: IpAddr, subject: String) -> Attempt {
+pub(super) fn attempt(org: Option<OrgId>, from: IpAddr, subject: String) -> Attempt {
     Attempt {
         org,
         ..Attempt::anonymous(from, "operator.sign_in", subject)
@@ -360,7 +379,7 @@ fn attempt(org: Option<OrgId>, from: IpAddr, subject: String) -> Attempt {
 }
 
 /// The browser's `User-Agent`, escaped and bounded.
-fn agent(parts: &Parts) -> String {
+pub(super) fn agent(parts: &Parts) -> String {
     let agent = parts.headers.get(header::USER_AGENT);
     let agent = agent.and_then(|agent| agent.to_str().ok());
     printable(agent.unwrap_or_default(), AGENT_MOST)
@@ -427,6 +446,13 @@ pub(super) async fn sign_out(
 /// 204 with the session cookie: not readable by scripts (HttpOnly), not sent from other sites (SameSite=Strict), and not
 /// sent over plain HTTP where the page uses https.
 fn with_cookie(https: bool, value: &str, life: Duration) -> Response<Body> {
+    let mut response = respond(StatusCode::NO_CONTENT, "text/plain", Body::empty());
+    set_cookie(&mut response, https, value, life);
+    response
+}
+
+/// Sets the session cookie.
+pub(super) fn set_cookie(response: &mut Response<Body>, https: bool, value: &str, life: Duration) {
     let (name, secure) = if https {
         (auth::SECURE_COOKIE, "; Secure")
     } else {
@@ -436,9 +462,7 @@ fn with_cookie(https: bool, value: &str, life: Duration) -> Response<Body> {
         "{name}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={}{secure}",
         life.as_secs()
     );
-    let mut response = respond(StatusCode::NO_CONTENT, "text/plain", Body::empty());
     if let Ok(cookie) = HeaderValue::from_str(&cookie) {
-        response.headers_mut().insert(header::SET_COOKIE, cookie);
+        response.headers_mut().append(header::SET_COOKIE, cookie);
     }
-    response
 }

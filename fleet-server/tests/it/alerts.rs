@@ -196,12 +196,12 @@ async fn is(world: &World, by: &Operator, state: &str, answer: &str) -> AlertDel
 }
 
 on_both_databases! {
-    a_new_device_is_one_signed_message_from_one_of_two_servers
+    a_new_device_is_one_signed_message_from_one_of_three_servers
 }
 
-async fn a_new_device_is_one_signed_message_from_one_of_two_servers(url: &str) {
+async fn a_new_device_is_one_signed_message_from_one_of_three_servers(url: &str) {
     let world = World::at(url).await;
-    let other = world.another().await;
+    let (second, third) = (world.another().await, world.another().await);
     let admin = world.operator(Role::Admin).await;
     let receiver = Receiver::new(&[]).await;
     let channel = hook(&world, &admin, &receiver.url()).await;
@@ -232,11 +232,13 @@ async fn a_new_device_is_one_signed_message_from_one_of_two_servers(url: &str) {
     let delivered = is(&world, &admin, "delivered", "HTTP 204").await;
     assert_eq!(got.id, format!("msg_{}", delivered.delivery_id));
     assert_eq!((delivered.attempts, delivered.items.len()), (1, 1));
-    // A later message comes after everything that two servers could have sent twice.
-    test(&other, &admin, &channel).await;
-    let all = receiver.receives(2).await;
-    assert_eq!(all.len(), 2);
-    assert_eq!(all[1].json()["type"], "test");
+    // Later messages come after everything that the servers could have sent twice.
+    for (other, messages) in [(&second, 2), (&third, 3)] {
+        test(other, &admin, &channel).await;
+        let all = receiver.receives(messages).await;
+        assert_eq!(all.len(), messages);
+        assert_eq!(all[messages - 1].json()["type"], "test");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -278,6 +280,41 @@ async fn a_receiver_that_fails_gets_the_same_message_again() {
         0,
         "the redirect was not followed"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_owner_of_the_servers_network_reaches_it_with_webhooks() {
+    let refused = "is not dialed: private addresses are for";
+    let receiver = Receiver::new(&[]).await;
+    let world = World::new().await;
+    let admin = world.operator(Role::Admin).await;
+    let channel = hook(&world, &admin, &receiver.url()).await;
+    test(&world, &admin, &channel).await;
+    is(&world, &admin, "delivered", "HTTP 204").await;
+    // With a second organization, nobody knows whose network it is.
+    let other = world.operator_of("Other", Role::Admin).await;
+    let of_other = hook(&world, &other, &receiver.url()).await;
+    for (by, channel) in [(&admin, &channel), (&other, &of_other)] {
+        test(&world, by, channel).await;
+        is(&world, by, "waiting", refused).await;
+    }
+    let world = World::with(ServerConfig {
+        rates: None,
+        network_owner: Some("acme".to_owned()),
+        ..ServerConfig::default()
+    })
+    .await;
+    let admin = world.operator(Role::Admin).await;
+    let other = world.operator_of("Other", Role::Admin).await;
+    for (by, state, answer) in [
+        (&admin, "delivered", "HTTP 204"),
+        (&other, "waiting", refused),
+    ] {
+        let channel = hook(&world, by, &receiver.url()).await;
+        test(&world, by, &channel).await;
+        is(&world, by, state, answer).await;
+    }
+    assert_eq!(receiver.received().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -439,6 +476,7 @@ async fn a_message_by_mail_is_retried_and_lists_what_happened() {
             security: SmtpSecurity::None,
             from: "Fleet <fleet@fleet.test>".to_owned(),
             login: Some(("fleet".to_owned(), "pass word".to_owned().into())),
+            ca: None,
         }),
         ..ServerConfig::default()
     })

@@ -4,6 +4,7 @@
 mod database;
 mod http;
 mod node;
+mod provider;
 mod scan;
 
 use std::{
@@ -38,6 +39,7 @@ pub(crate) use node::{
     ENCRYPTION, Enrolled, Node, Profile, bearer, complete, device, fetch_key, heartbeat,
     heartbeat_with, identity, registration,
 };
+pub(crate) use provider::{Begun, PUBLIC, StandIn};
 pub(crate) use scan::{Started, start, start_as, uncounted};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -135,6 +137,16 @@ impl World {
             ..ServerConfig::default()
         };
         Self::of(config, url, tempfile::tempdir().expect("a folder")).await
+    }
+
+    /// A server with this configuration on the database with this URL.
+    pub(crate) async fn at_with(url: &str, config: ServerConfig) -> Self {
+        Self::of(config, url, tempfile::tempdir().expect("a folder")).await
+    }
+
+    /// Changes the configuration with which the server starts next.
+    pub(crate) fn configure(&mut self, config: ServerConfig) {
+        self.config = config;
     }
 
     async fn of(config: ServerConfig, url: &str, folder: TempDir) -> Self {

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Constructors of `RpcError`, by the name of their code.
-const CONSTRUCTORS: [&str; 14] = [
+const CONSTRUCTORS: [&str; 15] = [
     "invalid_argument",
     "deadline_exceeded",
     "not_found",
@@ -21,6 +21,7 @@ const CONSTRUCTORS: [&str; 14] = [
     "unimplemented",
     "unavailable",
     "unauthenticated",
+    "unknown",
     "not_active",
     "new",
 ];

@@ -1,23 +1,29 @@
 //! Several servers on one database: every operator call has the same effect through each of them, and all of them agree
 //! on which nodes are connected. `cargo xtask prove faults replicas` measures how soon.
 
+use std::time::Duration;
+
 use fleet_core::Role;
 use fleet_server::Environment as _;
 use fleet_store::{Actor, Completion as _};
 use fleet_wire::{
     Code, Timestamp,
     admin::{DiscoverOnFleetNodeRequest, RevokeFleetNodeRequest},
+    client::CallOptions,
     fleet::{
         CancelPairingRequest, CreateKeyRequest, KeyClient, ListNodesRequest, Node as ListedNode,
         RevokeKeyRequest, StartPairingRequest, WatchScanRequest,
     },
-    gateway::{AckCode, GoodbyeReason, ReportDiscoveredDevicesRequest, UploadHeartbeatRequest},
+    gateway::{
+        AckCode, BeginAuthHandshakeRequest, GoodbyeReason, ReportDiscoveredDevicesRequest,
+        UploadHeartbeatRequest,
+    },
     pairing::Credentials,
 };
 
 use crate::harness::{
-    Enrolled, Node, Operator, Profile, Started, World, bearer, device, eventually, list,
-    on_both_databases, soon, start, uncounted,
+    Enrolled, Node, Operator, Profile, Started, World, bearer, device, eventually, heartbeat_with,
+    list, on_both_databases, soon, start, uncounted,
 };
 
 on_both_databases! {
@@ -34,6 +40,7 @@ on_both_databases! {
     a_node_that_returns_to_a_server_is_not_fenced_by_its_stream_elsewhere
     a_flood_that_another_server_received_is_stopped_on_the_node
     a_node_that_reaches_a_server_without_a_stream_is_listed_with_its_reason
+    a_node_without_a_stream_is_shown_after_its_server_was_killed
 }
 
 /// Two servers, and a node that is connected to the first one.
@@ -101,7 +108,7 @@ async fn a_cancel_through_another_server_stops_the_node_and_keeps_its_results(ur
 /// Time to stop for the node of a pair.
 fn grace_of(pair: &Pair) -> fleet_store::Grace {
     fleet_store::Grace {
-        time: std::time::Duration::from_secs(10),
+        time: Duration::from_secs(10),
         nodes: vec![pair.enrolled.id],
     }
 }
@@ -317,6 +324,46 @@ async fn a_node_that_reaches_a_server_without_a_stream_is_listed_with_its_reason
     let _back = pair.enrolled.connect(&pair.near, Profile::ours()).await;
     let node = listed(&pair.operator, &pair.enrolled).await;
     assert_eq!(node.disconnected_reason, "");
+}
+
+async fn a_node_without_a_stream_is_shown_after_its_server_was_killed(url: &str) {
+    let mut pair = pair(url, Profile::ours()).await;
+    drop(pair.far);
+    // A server that is killed stores no end of its streams.
+    let _streams = pair.near.hang();
+    pair.near.start().await;
+    let operator = pair.operator.at(&pair.near);
+    let gateway = pair.near.gateway();
+    let wrong = BeginAuthHandshakeRequest {
+        api_key: "fnk_0123456789abcdefghijklmnop".to_owned(),
+        identity_pubkey: pair
+            .enrolled
+            .signing
+            .verifying_key()
+            .to_bytes()
+            .to_vec()
+            .into(),
+    };
+    let refusal = gateway.begin_auth_handshake(&wrong, CallOptions::new());
+    refusal.await.expect_err("the key is not the node's");
+    let node = listed(&operator, &pair.enrolled).await;
+    let reason = &node.disconnected_reason;
+    assert!(reason.contains("its API key is not valid"), "{reason}");
+    assert!(!node.connected && !node.online, "{node:?}");
+
+    // It signs in, but its route carries no streams.
+    pair.near.clock.pass(Duration::from_secs(60));
+    let problem = "the route to the server does not carry HTTP/2";
+    let token = pair.enrolled.sign_in(&pair.near).await;
+    let status = UploadHeartbeatRequest {
+        stream_problem: problem.to_owned(),
+        ..UploadHeartbeatRequest::default()
+    };
+    let sent = heartbeat_with(&gateway, &token, status).await;
+    sent.expect("is stored");
+    let node = listed(&operator, &pair.enrolled).await;
+    assert!(node.online && !node.connected, "{node:?}");
+    assert_eq!(node.disconnected_reason, problem);
 }
 
 async fn a_flood_that_another_server_received_is_stopped_on_the_node(url: &str) {

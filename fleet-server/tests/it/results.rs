@@ -3,17 +3,18 @@
 use std::time::Duration;
 
 use fleet_core::Role;
+use fleet_server::ServerConfig;
 use fleet_wire::{
     Code,
     fleet::{
-        DifferenceGroup, GetScanDifferenceRequest, GetScanDifferenceResponse, ListScansRequest,
-        ScanChanges,
+        DifferenceGroup, GetScanDifferenceRequest, GetScanDifferenceResponse, GetScanRequest,
+        ListScanHostsRequest, ListScansRequest, ScanChanges,
     },
     gateway::{AckCode, ControlAck, DiscoveredDeviceReport, control_stream_request},
 };
 
 use crate::harness::{
-    Enrolled, Node, Operator, Profile, World, device, range, refused, request, start,
+    Enrolled, Node, Operator, Profile, World, device, eventually, range, refused, request, start,
 };
 
 /// Scans ten addresses, of which the node reports these devices and outcomes. Returns the id.
@@ -184,6 +185,25 @@ async fn a_difference_is_the_same_in_pages_and_files() {
     let records: Vec<&str> = csv.body.lines().collect();
     assert_eq!(records.len(), expected.len() + 1, "{}", csv.body);
     assert!(records[3].starts_with("moved,"), "{}", records[3]);
+    // A node has a site with its own name unless it shares one.
+    let name = whole.rows[0].node_name.as_str();
+    assert!(!name.is_empty());
+    assert_eq!(
+        (
+            whole.rows[0].fleet_node_id,
+            whole.rows[0].site_name.as_str()
+        ),
+        (enrolled.id.0, name)
+    );
+    let where_it_ran = format!("{name},{name},{name},{name}");
+    assert!(records[3].ends_with(&where_it_ran), "{}", records[3]);
+    let lines = file("difference.ndjson?group=missing").await;
+    assert_eq!(lines.header("content-type"), "application/x-ndjson");
+    let row: serde_json::Value = serde_json::from_str(lines.body.trim_end()).expect("a line");
+    assert_eq!(
+        (&row["nodeName"], &row["siteName"]),
+        (&name.into(), &name.into())
+    );
     let json = file(&format!("difference.json?group=missing&against={first}"))
         .await
         .json();
@@ -200,6 +220,73 @@ async fn a_difference_is_the_same_in_pages_and_files() {
         let answer = file(name).await;
         assert_eq!(answer.status, 400, "{name}");
         assert!(answer.body.contains(word), "{}", answer.body);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_scan_is_answered_with_the_reason() {
+    let day = Duration::from_secs(24 * 3_600);
+    let world = World::with(ServerConfig {
+        rates: None,
+        scans_kept: Some(day),
+        last_scans_kept: false,
+        ..ServerConfig::default()
+    })
+    .await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut node = enrolled.connect(&world, Profile::ours()).await;
+    let devices = vec![miner("10.0.0.1", 1, "1.0")];
+    let scan = scanned(&operator, &enrolled, &mut node, devices, [1; 10]).await;
+    world.clock.pass(day * 2);
+    // The first sweep of a server is at its start.
+    let another = world.another().await;
+    let get = GetScanRequest {
+        scan_id: scan.clone(),
+    };
+    eventually(|| async {
+        let answer = operator.scans().get_scan(&get, operator.options()).await;
+        answer.is_err()
+    })
+    .await;
+    drop(another);
+    let answer = operator.scans().get_scan(&get, operator.options()).await;
+    let hosts = ListScanHostsRequest {
+        scan_id: scan.clone(),
+        ..ListScanHostsRequest::default()
+    };
+    let scans = operator.scans();
+    let hosts = scans.list_scan_hosts(&hosts, operator.options());
+    let wanted = GetScanDifferenceRequest {
+        scan_id: scan.clone(),
+        ..GetScanDifferenceRequest::default()
+    };
+    let results = operator.results();
+    let difference = results.get_scan_difference(&wanted, operator.options());
+    for error in [
+        answer.expect_err("it is removed"),
+        hosts.await.expect_err("it is removed"),
+        difference.await.expect_err("it is removed"),
+    ] {
+        assert_eq!(error.code, Code::NotFound);
+        assert_eq!(error.reason().as_deref(), Some("SCAN_REMOVED"));
+        assert!(
+            error
+                .message
+                .starts_with(&format!("scan {scan} was removed"))
+        );
+    }
+    let bearer = format!("Bearer {}", operator.key);
+    for file in ["difference.csv", "hosts.csv", "events"] {
+        let path = format!("/api/scans/{scan}/{file}");
+        let headers = [("authorization", bearer.as_str())];
+        let answer = request(world.address(), "GET", &path, &headers, "").await;
+        assert_eq!(answer.status, 404, "{file}");
+        assert!(
+            answer.body.contains("was removed with its results"),
+            "{}",
+            answer.body
+        );
     }
 }
 

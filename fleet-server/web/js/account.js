@@ -131,7 +131,7 @@ export function accountView(root) {
       }));
       return h("li", { class: "entry" },
         h("div", {}, h("strong", {}, session.current ? "This browser" : session.fromAddress || "Another browser"),
-          h("p", { class: "hint" }, "signed in ", timeAgo(session.createdAt), session.userAgent ? [" · ", foreign(session.userAgent)] : null)),
+          h("p", { class: "hint" }, "signed in ", timeAgo(session.createdAt), session.signInIssuer ? [" through ", foreign(session.signInIssuer)] : null, session.userAgent ? [" · ", foreign(session.userAgent)] : null)),
         session.current ? null : end);
     }
     stops.push(poll(0, sessions.load, { failed: error.show }));

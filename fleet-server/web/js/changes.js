@@ -32,7 +32,10 @@ const COLUMNS = [
 ];
 
 /** Labels of the facts that can differ. */
-const FACTS = { address: "Address", port: "Port", scheme: "Scheme", manufacturer: "Make", model: "Model", firmware: "Firmware", mac: "MAC", serial: "Serial" };
+const FACTS = { address: "Address", site: "Site", port: "Port", scheme: "Scheme", manufacturer: "Make", model: "Model", firmware: "Firmware", mac: "MAC", serial: "Serial" };
+
+/** Fields of a sighting that are not named as the fact. */
+const NAMES = { address: "ip", site: "siteName" };
 
 /** Returns the URL hash of a group. */
 export function changesHash(scanId, group, against = "") {
@@ -132,13 +135,21 @@ function cells(row) {
   const seen = row.after ?? row.before;
   const where = { ip: row.ip, port: row.port, scheme: seen?.scheme };
   return {
-    endpoint: row.ip ? (row.after ? deviceAddress(where) : h("span", {}, endpoint(row.ip, row.port))) : h("span", { class: "none" }, "–"),
+    endpoint: [
+      row.ip ? (row.after ? deviceAddress(where) : h("span", {}, endpoint(row.ip, row.port))) : h("span", { class: "none" }, "–"),
+      row.nodeName ? h("span", { class: "hint" }, foreign(nodeAndSite(row))) : null,
+    ],
     model: seen
       ? [h("span", { class: "primary" }, foreign(makeAndModel(seen))), seen.firmware ? h("span", { class: "hint" }, foreign(seen.firmware)) : null]
       : h("span", { class: "none" }, "–"),
     change: change(row),
     identifier: row.identifier ? foreign(row.identifier) : h("span", { class: "none" }, "–"),
   };
+}
+
+/** The node and the site of a row. A node that has a site of its own shares its name. */
+function nodeAndSite({ nodeName, siteName }) {
+  return siteName && siteName !== nodeName ? `${nodeName}, ${siteName}` : nodeName;
 }
 
 /** What changed, or the reason for the group. */
@@ -148,7 +159,7 @@ function change(row) {
     const times = int(row.count) > 1 ? ` (${plural(row.count, "report")})` : "";
     return row.reason ? [foreign(sentence(row.reason)), times] : h("span", { class: "none" }, "–");
   }
-  const value = (seen, fact) => String((fact === "address" ? seen?.ip : seen?.[fact]) ?? "");
+  const value = (seen, fact) => String((NAMES[fact] ? seen?.[NAMES[fact]] : seen?.[fact]) ?? "");
   return h("ul", { class: "plain-list facts-changed" }, changed.map((fact) => h("li", {},
     `${FACTS[fact] ?? fact}: `, foreign(value(row.before, fact)), " → ", h("strong", {}, foreign(value(row.after, fact))))));
 }

@@ -2,7 +2,7 @@
 //
 // The hash contains only a view and an id: `#/` (the overview), `#/scans`, `#/scans/new`, `#/scans/<scan>`,
 // `#/scans/<scan>/changes/<group>/<other scan>`, `#/devices?search=…`, `#/devices/<device>`, `#/nodes`,
-// `#/nodes/enroll`, `#/nodes/<node>/confirm`, `#/alerts`, `#/audit`, `#/people`, `#/account`. It never contains keys, codes or
+// `#/sign-in/<problem>`, `#/nodes/enroll`, `#/nodes/<node>/confirm`, `#/alerts`, `#/audit`, `#/people`, `#/account`. It never contains keys, codes or
 // passwords.
 
 import { banner, currentOperator, frame, may, onSignedOut, setSession, title } from "./app.js";
@@ -22,7 +22,7 @@ import { overviewView } from "./overview.js";
 import { peopleView } from "./people.js";
 import { scanView } from "./scan.js";
 import { scansView } from "./scans.js";
-import { signInView } from "./signin.js";
+import { problemOf, signInView } from "./signin.js";
 import { sitesView } from "./sites.js";
 
 /** @type {[RegExp, string, (root: HTMLElement, ...parameters: string[]) => (() => void) | undefined][]} */
@@ -93,7 +93,7 @@ async function start() {
     return;
   }
   if (!session) {
-    showSignIn();
+    showSignIn(problemOf(location.hash));
     return;
   }
   setSession(session);

@@ -71,7 +71,8 @@ export function peopleView(root) {
       }
       const message = { email: email.value.trim(), role: role.value };
       await act(parts.operators, create, "fleet.v1.OperatorService/CreateOperator", message, (created) => {
-        showPassword(secret, message.email, created);
+        if (created.oneTimePassword) showPassword(secret, message.email, created);
+        else announce("Operator created. The server accepts no passwords, so the operator signs in through the provider.");
         email.value = "";
       });
     });
@@ -107,6 +108,16 @@ export function peopleView(root) {
       await act(parts.operators, reset, "fleet.v1.OperatorService/ResetOperatorPassword", { operatorId: operator.operatorId },
         (answer) => showPassword(parts.operators.secret, operator.email, answer));
     });
+    const unlink = button("Unlink", `Unlink ${name} from the sign-in provider`, "button-small");
+    unlink.addEventListener("click", async () => {
+      const agreed = await confirmDialog({
+        title: ["Unlink “", foreign(operator.email), "” from the sign-in provider?"],
+        body: [["Sessions that the account of ", foreign(operator.signInIssuer), " opened end. The next account there with this verified e-mail address is linked again."]],
+        action: "Unlink",
+      });
+      if (!agreed || closed) return;
+      await act(parts.operators, unlink, "fleet.v1.OperatorService/UnlinkOperator", { operatorId: operator.operatorId }, () => heading.focus());
+    });
     const remove = button("Remove", `Remove ${name}`, "button-small button-quiet-danger");
     remove.addEventListener("click", async () => {
       const agreed = await confirmDialog({
@@ -120,8 +131,8 @@ export function peopleView(root) {
     });
     return h("li", { class: "entry person", "data-email": operator.email },
       h("div", {}, h("strong", {}, foreign(operator.email)),
-        h("p", { class: "hint" }, own ? "you · " : null, plural(operator.keys ?? 0, "key"), operator.hasPassword ? null : " · no password", " · created ", timeAgo(operator.createdAt))),
-      h("div", { class: "actions" }, role, reset, own ? null : remove));
+        h("p", { class: "hint" }, own ? "you · " : null, plural(operator.keys ?? 0, "key"), operator.signInIssuer ? [" · signs in through ", foreign(operator.signInIssuer)] : null, operator.hasPassword ? null : " · no password", " · created ", timeAgo(operator.createdAt))),
+      h("div", { class: "actions" }, role, reset, operator.signInIssuer ? unlink : null, own ? null : remove));
   }
 
   function keyRow(key) {
@@ -145,7 +156,7 @@ export function peopleView(root) {
     end.addEventListener("click", () => act(parts.sessions, end, "fleet.v1.AccountService/EndSession", { sessionId: session.sessionId }, () => heading.focus()));
     return h("li", { class: "entry", "data-session": session.sessionId },
       h("div", {}, h("strong", {}, foreign(session.email)),
-        h("p", { class: "hint" }, session.current ? "this browser · " : session.fromAddress ? `${session.fromAddress} · ` : null, "signed in ", timeAgo(session.createdAt), session.userAgent ? [" · ", foreign(session.userAgent)] : null)),
+        h("p", { class: "hint" }, session.current ? "this browser · " : session.fromAddress ? `${session.fromAddress} · ` : null, "signed in ", timeAgo(session.createdAt), session.signInIssuer ? [" through ", foreign(session.signInIssuer)] : null, session.userAgent ? [" · ", foreign(session.userAgent)] : null)),
       session.current ? null : end);
   }
 }

@@ -65,6 +65,12 @@ export async function currentSession() {
   }
 }
 
+/** Loads how operators sign in: `{ passwords, provider: { name } | null }`. */
+export async function signInMethods() {
+  const response = await request("/api/sign-in", { method: "GET" });
+  return response.json();
+}
+
 /** Exchanges a credential, `{ key }` or `{ email, password }`, for a session cookie. */
 export async function signIn(credential) {
   await request("/api/session", {

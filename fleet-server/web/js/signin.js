@@ -1,13 +1,41 @@
 // Exchanges e-mail and password, or an operator key, for a cookie that scripts cannot read. The page keeps neither.
-// An operator who signs in with a one-time password must choose a new password here.
+// An operator who signs in with a one-time password must choose a new password here. Where the server has an OpenID
+// provider, a link leads to it, and the server sends the browser back to `#/sign-in/<word>` if it refuses.
 
 import { busy, errorBox } from "./dialog.js";
-import { fill, h } from "./dom.js";
+import { fill, foreign, h } from "./dom.js";
 import { keyProblem } from "./secrets.js";
-import { RpcError, signIn } from "./rpc.js";
+import { RpcError, signIn, signInMethods } from "./rpc.js";
 
 /** Minimum length of a password. The server enforces it too. */
 export const PASSWORD_LEAST = 12;
+
+/**
+ * What the words of the server mean (fleet-server/src/http/sign_in.rs).
+ * @type {Record<string, string>}
+ */
+const PROBLEMS = {
+  "attempt": "The sign-in took too long, was used before, or was started in another browser. Start it again here.",
+  "unavailable": "The sign-in provider does not answer. Try again later, or sign in here if you have a password or a key.",
+  "denied": "The sign-in provider refused the sign-in.",
+  "invalid": "The answer of the sign-in provider is not valid. The audit trail has the reason.",
+  "organization": "The sign-in provider belongs to no organization of this server. The administrator of the server must configure it.",
+  "storage": "The server cannot reach its storage now. Try again in a moment.",
+  "limited": "Too many attempts. Wait a minute, then try again.",
+  "email-missing": "The sign-in provider sent no e-mail address for your account.",
+  "email-unverified": "The sign-in provider has not verified your e-mail address.",
+  "domain": "The domain of your e-mail address is not allowed here.",
+  "no-role": "Your account at the sign-in provider is in no group that has a role here.",
+  "linked-to-another": "The operator with your e-mail address is linked to another account of the sign-in provider. An administrator can remove the link.",
+  "unknown": "No operator here has your e-mail address. An administrator can create one.",
+  "removed": "Your operator was removed. An administrator can create a new one.",
+};
+
+/** The problem that an address such as `#/sign-in/domain` names; empty if it names none. */
+export function problemOf(hash) {
+  const word = /^#\/sign-in\/([a-z-]+)$/.exec(hash)?.[1] ?? "";
+  return Object.hasOwn(PROBLEMS, word) ? PROBLEMS[word] : "";
+}
 
 /** Shows the sign-in form. `onSignedIn` is called when the session exists. */
 export function signInView(root, { message, onSignedIn }) {
@@ -17,16 +45,34 @@ export function signInView(root, { message, onSignedIn }) {
   const submit = h("button", { type: "submit", class: "button button-primary button-wide" }, "Sign in");
   const form = h("form", { method: "post", class: "stack", novalidate: true, onsubmit: enter }, fields, error.element, submit, other);
   const help = h("p", { class: "hint signin-help" });
+  const provider = h("div", { class: "stack signin-provider", hidden: true });
   let method;
 
   root.append(h("section", { class: "signin", "aria-labelledby": "signin-title" },
     h("div", { class: "signin-mark", "aria-hidden": "true" }, document.querySelector(".mark").cloneNode(true)),
     h("h1", { id: "signin-title", tabindex: "-1" }, "Sign in to Fleet"),
     message ? h("p", { class: "signin-message", role: "status" }, message) : null,
+    provider,
     form,
     help));
   other.addEventListener("click", () => choose(method.other()));
   choose(byPassword());
+  showProvider();
+
+  async function showProvider() {
+    let methods;
+    try {
+      methods = await signInMethods();
+    } catch {
+      // The form works without it, and its own error says what is wrong.
+      return;
+    }
+    if (!methods.provider) return;
+    fill(provider,
+      h("a", { class: "button button-primary button-wide", id: "by-provider", href: "/api/sign-in/provider" }, "Sign in with ", foreign(methods.provider.name)),
+      h("p", { class: "hint" }, methods.passwords ? "Or sign in here:" : "Passwords are not accepted here, except one-time passwords that an administrator of the server creates."));
+    provider.hidden = false;
+  }
 
   function choose(chosen) {
     method = chosen;

@@ -38,8 +38,10 @@ pub struct BrowserSession {
     pub from: Option<IpAddr>,
     /// The browser's user agent.
     pub agent: String,
-    /// The key it was opened with; `None` for a password.
+    /// The key it was opened with.
     pub key: Option<KeyId>,
+    /// The issuer whose account opened it. Without key and issuer, a password opened it.
+    pub issuer: Option<String>,
 }
 
 /// A key that is not revoked.
@@ -147,6 +149,8 @@ pub struct Member {
     pub created_at: Timestamp,
     /// Whether the operator can sign in with a password.
     pub has_password: bool,
+    /// The issuer of the account that is linked.
+    pub issuer: Option<String>,
     /// Keys that are neither revoked nor expired.
     pub keys: u32,
 }
@@ -173,6 +177,9 @@ pub enum MemberError {
         "operator {0} is the last administrator of this organization: give another operator the role admin first"
     )]
     LastAdmin(OperatorId),
+    /// No account of a sign-in provider is linked.
+    #[error("operator {0} is linked to no account of a sign-in provider")]
+    NotLinked(OperatorId),
     /// The password was changed since it was verified.
     #[error("the password of operator {0} was changed meanwhile: sign in with the new one")]
     PasswordChanged(OperatorId),

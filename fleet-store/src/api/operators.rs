@@ -194,6 +194,10 @@ pub trait Operators: Send + Sync {
     /// Whether there is more than one organization.
     async fn has_several_orgs(&self) -> Result<bool, StoreError>;
 
+    /// Whether the server's own network is an organization's: it has the name of the owner, in any case; without an owner,
+    /// it is the only organization.
+    async fn owns_network(&self, org: OrgId, owner: Option<&str>) -> Result<bool, StoreError>;
+
     /// The owner of a key; `None` when it is unknown, expired or revoked. Records the use, to the minute.
     async fn operator_by_key(
         &self,

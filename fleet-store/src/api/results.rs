@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use async_trait::async_trait;
 use fleet_core::{
-    DeviceId, DeviceIdentifier, Endpoint, HostReport, OrgId, RejectReason, ScanId, Timestamp,
+    DeviceId, DeviceIdentifier, Endpoint, HostReport, NodeId, OrgId, RejectReason, ScanId, SiteId,
+    Timestamp,
 };
 use fleet_discovery::Tally;
 
@@ -28,6 +29,8 @@ pub struct ScanDifference {
     pub against: Option<ScanRow>,
     /// The devices of both results, by group and endpoint.
     pub rows: Vec<fleet_inventory::Row>,
+    /// The nodes of both results, with their current sites.
+    pub nodes: BTreeMap<NodeId, NodeOfSite>,
     /// The current identifiers of these devices.
     pub identifiers: BTreeMap<DeviceId, DeviceIdentifier>,
     /// The hosts of the later scan that answered without being identified.
@@ -43,6 +46,8 @@ pub struct ScanDifference {
 pub struct UnidentifiedHost {
     /// The host.
     pub ip: IpAddr,
+    /// The node that probed it; none in results of older versions.
+    pub node: Option<NodeId>,
     /// The node's report of it; none from a node that reports only outcomes.
     pub report: Option<HostReport>,
 }
@@ -58,6 +63,19 @@ pub struct RejectedReport {
     pub reason: RejectReason,
     /// The record of the other owner, if the reason is ownership.
     pub device: Option<DeviceId>,
+    /// The node that reported it.
+    pub node: NodeId,
+}
+
+/// A node of a result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeOfSite {
+    /// Its name.
+    pub name: String,
+    /// Its current site.
+    pub site: SiteId,
+    /// The name of that site.
+    pub site_name: String,
 }
 
 /// Why two scans cannot be compared.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use fleet_core::{
     CommandId, Epoch, HostReport, NodeId, OperatorId, OrgId, PairingId, Port, Priority, ScanId,
-    ScanState, Timestamp,
+    ScanState, SiteId, Timestamp,
     outcome::{AckVerdict, Conclusion},
 };
 use fleet_discovery::{
@@ -65,17 +65,26 @@ pub struct NewShare {
     pub chunks: usize,
     /// The number of its targets, without the skipped ones.
     pub targets: u64,
+    /// The probes per second of its node; 0 if unknown.
+    pub rate: u32,
 }
 
 impl NewShare {
-    /// Creates the share of a node that has this plan.
+    /// Creates the share of a node that has this plan, at an unknown rate.
     pub fn of(node: NodeId, plan: &Plan) -> Self {
         let skipped: u64 = plan.skipped.iter().map(|tally| tally.count).sum();
         Self {
             node,
             chunks: plan.chunks.len(),
             targets: plan.targets.saturating_sub(skipped),
+            rate: 0,
         }
+    }
+
+    /// The share at this many probes per second.
+    #[must_use]
+    pub fn at_rate(self, rate: u32) -> Self {
+        Self { rate, ..self }
     }
 }
 
@@ -195,6 +204,10 @@ pub struct ShareRow {
     pub node: NodeId,
     /// The node's name.
     pub node_name: String,
+    /// The node's current site.
+    pub site: SiteId,
+    /// The name of that site.
+    pub site_name: String,
     /// The state.
     pub state: ScanState,
     /// The number of its targets, without the skipped ones.
@@ -214,7 +227,7 @@ pub struct ShareRow {
 pub struct ScanHistory {
     /// The scans that have not ended.
     pub open: Vec<OpenScan>,
-    /// The last 16 that were not canceled and did not fail, newest first.
+    /// The node's shares of the last 16 that were not canceled and did not fail, newest first.
     pub past: Vec<PastScan>,
 }
 
@@ -412,15 +425,6 @@ pub trait Scans: Send + Sync {
         limit: u32,
         now: Timestamp,
     ) -> Result<Option<EventPage>, StoreError>;
-
-    /// Deletes at most `limit` events of scans that ended before a time, oldest scans first. The scans themselves and
-    /// the audit trail stay. Returns how many were deleted; fewer than `limit` means that none are left.
-    async fn delete_old_events(
-        &self,
-        ended_before: Timestamp,
-        limit: u32,
-        now: Timestamp,
-    ) -> Result<u64, StoreError>;
 
     /// Lists the unidentified hosts of a scan after a position, in the order of their first reports, at most `limit`.
     /// Returns `None` if the organization has no such scan.

@@ -1,7 +1,7 @@
 //! Handshakes and sessions of nodes.
 
 use async_trait::async_trait;
-use fleet_core::{KeyId, NodeId, OrgId, SecretHash, SessionId, Timestamp};
+use fleet_core::{KeyId, NodeId, OrgId, ReplicaId, SecretHash, SessionId, Timestamp};
 
 use crate::{Actor, StoreError};
 
@@ -89,10 +89,12 @@ pub trait Sessions: Send + Sync {
     ) -> Result<NodeId, BeginError>;
 
     /// Records why a handshake with the identity key of a confirmed node was refused, as the reason that it has no control
-    /// stream. A node with an open stream keeps its state: the caller of the handshake has proved nothing.
+    /// stream. A node with an open stream on one of the live servers keeps its state: the caller of the handshake has
+    /// proved nothing. A server that was killed leaves streams without an end.
     async fn handshake_refused(
         &self,
         identity_key: [u8; 32],
+        live: Vec<ReplicaId>,
         reason: String,
     ) -> Result<(), StoreError>;
 

@@ -1,8 +1,9 @@
-//! The operations on accounts: [`passwords`], browser [`sessions`], [`keys`] and [`members`]. Each operation is
+//! The operations on accounts: [`passwords`], browser [`sessions`], [`keys`], [`members`] and [`links`]. Each operation is
 //! one transaction. An operator's row is the lock for everything that belongs to the operator. The
 //! organization's row is the lock for its set of administrators, and is locked first.
 
 pub(super) mod keys;
+mod links;
 mod members;
 pub(super) mod passwords;
 pub(super) mod sessions;

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::sql::prelude::*;
 
-/// The only row of the table.
+/// The row of the deadlines.
 const ROW: i64 = 1;
 
 /// Stores the time of a sweep. If the service was interrupted before it, open deadlines move.

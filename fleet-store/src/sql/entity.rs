@@ -55,15 +55,16 @@ pub(crate) use nodes::{
     site, site_exclude,
 };
 pub(crate) use operators::{
-    audit, browser_session, operator, operator_key, operator_password, operator_source, org,
+    audit, browser_session, operator, operator_key, operator_link, operator_password,
+    operator_source, org, used_attempt,
 };
 pub(crate) use overview::{inventory_day, site_block};
 pub(crate) use pairings::{
     device_credential, device_pairing, forwarded_pairing, pairing, pairing_target,
 };
 pub(crate) use scans::{
-    chunk, command, report, report_refusal, report_row, scan, scan_event, scan_host, scan_request,
-    scan_share, sweep,
+    chunk, command, removed_scan, report, report_refusal, report_row, scan, scan_event, scan_host,
+    scan_request, scan_share, sweep,
 };
 pub(crate) use schedules::{schedule, schedule_run};
 

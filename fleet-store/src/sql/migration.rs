@@ -33,6 +33,9 @@ const STEPS: &[Step] = steps![
     "m0013_scan_shares",
     "m0014_device_page",
     "m0015_address_order",
+    "m0016_scan_retention",
+    "m0017_sign_in_provider",
+    "m0018_share_rate",
 ];
 
 /// One migration.

@@ -56,6 +56,15 @@ impl Operators for SqlStore {
         orgs.map(|orgs| orgs.len() > 1).during("has_several_orgs")
     }
 
+    async fn owns_network(&self, org: OrgId, owner: Option<&str>) -> Result<bool, StoreError> {
+        let Some(owner) = owner else {
+            return self.has_several_orgs().await.map(|several| !several);
+        };
+        let named = org::Entity::find_by_id(org.0).one(self.reader()).await;
+        let named = named.during("owns_network")?;
+        Ok(named.is_some_and(|row| row.name.to_lowercase() == owner.to_lowercase()))
+    }
+
     async fn create_operator_with(
         &self,
         new: NewOperator,
@@ -241,6 +250,7 @@ impl Operators for SqlStore {
                 expires_at: Set(Micros(new.expires)),
                 from_address: Set(actor.from.map(AsText)),
                 agent: Set(new.agent.clone()),
+                issuer: Set(None),
             };
             let session = session.insert(tx).await?;
             let subject = format!("{} by {by}", shown(&operator));

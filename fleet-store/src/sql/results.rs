@@ -8,7 +8,7 @@ use std::{
     net::IpAddr,
 };
 
-use fleet_inventory::{Later, difference};
+use fleet_inventory::{Later, Seen, difference};
 use load::Loaded;
 pub(super) use load::chunks;
 use sea_orm::sea_query::{ExprTrait, Query};
@@ -56,6 +56,7 @@ impl Results for SqlStore {
             .column(scan::Column::Id)
             .filter(scan::Column::EndedAt.is_not_null())
             .filter(scan::Column::Changes.is_null())
+            .filter(scan::Column::RemovedAt.is_null())
             .order_by_desc(scan::Column::EndedAt)
             .limit(u64::from(limit))
             .into_tuple::<(i64, AsText<ScanId>)>()
@@ -135,6 +136,7 @@ async fn previous(
         .filter(scan::Column::TargetsKey.eq(key))
         .filter(scan::Column::Id.lt(row.id))
         .filter(scan::Column::State.is_in(complete))
+        .filter(scan::Column::RemovedAt.is_null())
         .filter(Expr::exists(elsewhere).not())
         // Ids contain their time.
         .order_by_desc(scan::Column::Id)
@@ -156,22 +158,25 @@ async fn compare(
     let survivors = load::survivors(db, &[&before, &after]).await?;
     before.resolve(&survivors);
     after.resolve(&survivors);
-    let endpoints: BTreeSet<Endpoint> = before.seen.iter().map(|seen| seen.endpoint).collect();
     let chunks = load::chunks(db, row.id.0).await?;
-    let scanned: Vec<_> = chunks.iter().map(load::Chunk::scanned).collect();
     let rows = difference(
         &before.seen,
         &Later {
             seen: &after.seen,
             rejected: after.owned_elsewhere(),
-            outcomes: fleet_discovery::endpoint_outcomes(&scanned, &endpoints),
+            outcomes: load::outcomes(&chunks, before.seen.iter().map(Seen::location)),
         },
     );
     let devices = after.addresses();
-    let answered = fleet_discovery::unidentified_hosts(&scanned, &devices);
-    let unidentified = unidentified(db, row.id.0, answered, &devices).await?;
+    let unidentified = unidentified(db, row.id.0, &chunks, &devices).await?;
     let rejected_otherwise =
         load::rejected_otherwise(db, row.id.0, after.stored_refusals()).await?;
+    let mut nodes = before.nodes;
+    nodes.append(&mut after.nodes);
+    let silent = chunks.iter().map(|chunk| chunk.node);
+    let silent = silent.filter(|node| !nodes.contains_key(&NodeId(*node)));
+    let mut of_chunks = load::nodes_of_sites(db, &silent.collect()).await?;
+    nodes.append(&mut of_chunks);
     let mut identifiers = before.identifiers;
     identifiers.append(&mut after.identifiers);
     identifiers.extend(survivors.identifiers);
@@ -182,6 +187,7 @@ async fn compare(
             None => None,
         },
         rows,
+        nodes,
         identifiers,
         unidentified,
         rejected: after.rejected,
@@ -189,19 +195,28 @@ async fn compare(
     })
 }
 
-/// The hosts that answered by their outcome, or that the node reported, without those that have a device.
+/// The hosts that answered by their outcome, or that a node reported, without those that have a device.
 async fn unidentified(
     db: &impl ConnectionTrait,
     scan: ScanId,
-    answered: BTreeSet<IpAddr>,
+    chunks: &[load::Chunk],
     devices: &BTreeSet<IpAddr>,
 ) -> Result<Vec<UnidentifiedHost>, DbErr> {
-    let mut hosts: BTreeMap<IpAddr, _> = answered.into_iter().map(|ip| (ip, None)).collect();
-    for stored in hosts::page(db, scan, 0, u32::MAX).await? {
-        if !devices.contains(&stored.host.ip) {
-            hosts.insert(stored.host.ip, Some(stored.host));
+    let mut hosts: BTreeMap<IpAddr, UnidentifiedHost> = BTreeMap::new();
+    for chunk in chunks {
+        for ip in fleet_discovery::unidentified_hosts(&[chunk.scanned()], devices) {
+            let node = Some(NodeId(chunk.node));
+            let report = None;
+            hosts.insert(ip, UnidentifiedHost { ip, node, report });
         }
     }
-    let host = |(ip, report)| UnidentifiedHost { ip, report };
-    Ok(hosts.into_iter().map(host).collect())
+    for stored in hosts::page(db, scan, 0, u32::MAX).await? {
+        let ip = stored.host.ip;
+        if !devices.contains(&ip) {
+            let report = Some(stored.host);
+            let node = stored.node;
+            hosts.insert(ip, UnidentifiedHost { ip, node, report });
+        }
+    }
+    Ok(hosts.into_values().collect())
 }

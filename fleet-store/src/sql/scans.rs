@@ -1,7 +1,6 @@
 //! The scan operations, and the queries for scans and their logs.
 
 mod history;
-mod retention;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,15 +12,15 @@ use fleet_discovery::{Chunk, NoRoom, NodeChoice, NodeLoad, Scope, check_room};
 
 use super::{
     audit, codec, commands,
-    entity::{chunk, node, operator, scan, scan_event, scan_request, scan_share},
+    entity::{chunk, operator, scan, scan_event, scan_request, scan_share},
     hosts, inserts,
     locked::{LockedScan, conclusion_of_share},
     nodes,
-    results::hash_of_targets,
+    results::{hash_of_targets, load::nodes_of_sites},
 };
 use crate::{
-    CreateScanError, CreatedScan, EventPage, NewScan, NewShare, Progress, Queueing, ScanHistory,
-    ScanHost, ScanRow, Scans, ShareRow, StoredEvent, sql::prelude::*,
+    CreateScanError, CreatedScan, EventPage, NewScan, NewShare, NodeOfSite, Progress, Queueing,
+    ScanHistory, ScanHost, ScanRow, Scans, ShareRow, StoredEvent, sql::prelude::*,
 };
 
 #[async_trait]
@@ -80,7 +79,9 @@ impl Scans for SqlStore {
         limit: u32,
         now: Timestamp,
     ) -> Result<Vec<ScanRow>, StoreError> {
-        let mut query = scan::Entity::find().filter(scan::Column::OrgId.eq(org.0));
+        let mut query = scan::Entity::find()
+            .filter(scan::Column::OrgId.eq(org.0))
+            .filter(scan::Column::RemovedAt.is_null());
         if let Some(node) = node {
             let of_node = scan_share::Entity::find()
                 .select_only()
@@ -146,17 +147,6 @@ impl Scans for SqlStore {
         page.await.during("read_events")
     }
 
-    async fn delete_old_events(
-        &self,
-        ended_before: Timestamp,
-        limit: u32,
-        now: Timestamp,
-    ) -> Result<u64, StoreError> {
-        transaction!(self, "delete_old_events", |tx| {
-            Ok(retention::delete(tx, ended_before, u64::from(limit), now).await?)
-        })
-    }
-
     async fn scan_hosts(
         &self,
         org: OrgId,
@@ -190,6 +180,7 @@ pub(crate) async fn of_org(
 ) -> Result<Option<scan::Model>, DbErr> {
     scan::Entity::find_by_id(AsText(scan))
         .filter(scan::Column::OrgId.eq(org.0))
+        .filter(scan::Column::RemovedAt.is_null())
         .one(db)
         .await
 }
@@ -235,13 +226,8 @@ async fn read(
         .order_by_asc(scan_share::Column::NodeId)
         .all(db)
         .await?;
-    let nodes: BTreeMap<i64, String> = node::Entity::find()
-        .filter(node::Column::Id.is_in(found.iter().map(|share| share.node_id)))
-        .all(db)
-        .await?
-        .into_iter()
-        .map(|node| (node.id, node.name))
-        .collect();
+    let of_shares = found.iter().map(|share| share.node_id).collect();
+    let nodes = nodes_of_sites(db, &of_shares).await?;
     let mut shares: BTreeMap<AsText<ScanId>, Vec<scan_share::Model>> = BTreeMap::new();
     for share in found {
         shares.entry(share.scan_id).or_default().push(share);
@@ -317,11 +303,18 @@ fn queued_until(shares: &[scan_share::Model]) -> Option<Timestamp> {
     waiting.or_else(|| shares.iter().map(until).max())
 }
 
-fn shown(share: scan_share::Model, nodes: &BTreeMap<i64, String>) -> Result<ShareRow, DbErr> {
+fn shown(
+    share: scan_share::Model,
+    nodes: &BTreeMap<NodeId, NodeOfSite>,
+) -> Result<ShareRow, DbErr> {
     let targets = read_count(share.targets)?;
+    let node = nodes.get(&NodeId(share.node_id));
+    let node = node.ok_or_else(|| unreadable("scan share", "its node is missing"))?;
     Ok(ShareRow {
         node: NodeId(share.node_id),
-        node_name: nodes.get(&share.node_id).cloned().unwrap_or_default(),
+        node_name: node.name.clone(),
+        site: node.site,
+        site_name: node.site_name.clone(),
         state: share.state.0,
         targets,
         done: scaled(share.units_done, share.units, targets)?,
@@ -525,6 +518,7 @@ fn rows(new: &NewScan) -> Result<Rows, DbErr> {
         targets_key: Set(Some(hash_of_targets(&new.plan.targets_key()))),
         rate: Set(i64::from(new.request.rate)),
         changes: Set(None),
+        removed_at: Set(None),
         name: Set(new.name.clone()),
     };
     let mut left = new.plan.chunks.as_slice();
@@ -534,6 +528,7 @@ fn rows(new: &NewScan) -> Result<Rows, DbErr> {
         node,
         chunks: own,
         targets: addresses,
+        rate,
     } in &new.shares
     {
         let Some((own, others)) = left.split_at_checked(*own) else {
@@ -551,6 +546,7 @@ fn rows(new: &NewScan) -> Result<Rows, DbErr> {
             code: Set(None),
             reason: Set(String::new()),
             targets: Set(count(*addresses)),
+            rate: Set(i64::from(*rate)),
             chunks: Set(count(own.len() as u64)),
             chunks_done: Set(0),
             units: Set(units(own)),

@@ -35,6 +35,7 @@ impl SqlStore {
         }
         compare!(
             org operator operator_key operator_password operator_source browser_session
+            operator_link used_attempt
             audit audit_link audit_head
             site site_exclude node invitation node_key node_challenge node_session node_stream
             scan scan_share scan_request chunk sweep command report report_row report_refusal scan_event scan_host

@@ -1,6 +1,6 @@
 //! Handshakes, sessions and heartbeats of nodes.
 
-use fleet_core::enrollment::NodeState;
+use fleet_core::{ReplicaId, enrollment::NodeState};
 
 use super::{
     audit,
@@ -61,12 +61,15 @@ impl Sessions for SqlStore {
     async fn handshake_refused(
         &self,
         identity_key: [u8; 32],
+        live: Vec<ReplicaId>,
         reason: String,
     ) -> Result<(), StoreError> {
+        let live = live.iter().map(|replica| Bytes16(replica.0));
         let streaming = node_stream::Entity::find()
             .select_only()
             .column(node_stream::Column::NodeId)
-            .filter(node_stream::Column::ReleasedAt.is_null());
+            .filter(node_stream::Column::ReleasedAt.is_null())
+            .filter(node_stream::Column::Replica.is_in(live));
         // Repeated attempts with the same reason write nothing.
         let differs = Condition::any()
             .add(node::Column::StreamProblem.is_null())

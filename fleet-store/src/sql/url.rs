@@ -166,16 +166,83 @@ fn ssl_mode(mode: PgSslMode) -> &'static str {
     }
 }
 
-/// The URL in a form that is safe to show, without its password.
+/// The URL in a form that is safe to show, without its password. A query can contain one too.
 fn without_password(url: &str) -> String {
-    match url
-        .split_once("://")
-        .and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?)))
-    {
-        Some((scheme, (user, host))) => {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let rest = match rest.split_once('?') {
+        Some((rest, _)) if scheme != "sqlite" => rest,
+        Some(_) | None => rest,
+    };
+    match rest.rsplit_once('@') {
+        Some((user, host)) => {
             let name = user.split(':').next().unwrap_or_default();
             format!("{scheme}://{name}@{host}")
         }
-        None => url.to_owned(),
+        None => format!("{scheme}://{rest}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_checked_connection_or_one_on_this_machine_has_no_warning() {
+        for (url, expected) in [
+            (
+                "postgres://fleet:hidden@db.test/fleet",
+                Some("sslmode=prefer"),
+            ),
+            (
+                "postgresql://fleet:hidden@db.test/fleet?sslmode=require",
+                Some("sslmode=require"),
+            ),
+            (
+                "postgres://fleet:hidden@10.0.0.7/fleet?sslmode=verify-ca",
+                Some("sslmode=verify-ca"),
+            ),
+            (
+                "postgres://fleet:hidden@db.test/fleet?sslmode=verify-full",
+                None,
+            ),
+            ("postgres://fleet:hidden@localhost/fleet", None),
+            ("postgres://fleet:hidden@127.0.0.1/fleet", None),
+            ("postgres:///fleet?host=/run/postgresql&user=fleet", None),
+            ("sqlite://fleet.db", None),
+        ] {
+            let read = DatabaseUrl::parse(url).expect(url);
+            let warning = read.transport_warning();
+            assert_eq!(warning.is_some(), expected.is_some(), "{url}: {warning:?}");
+            if let (Some(warning), Some(expected)) = (warning, expected) {
+                assert!(warning.contains(expected), "{warning}");
+                assert!(read.to_string().contains(expected), "{read}");
+                assert!(!warning.contains("hidden"), "{warning}");
+            }
+            assert!(!format!("{read} {read:?}").contains("hidden"), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_shown_without_its_password() {
+        for (url, expected) in [
+            (
+                "postgres://fleet:hidden@db.test/fleet",
+                "postgres://fleet@db.test/fleet",
+            ),
+            (
+                "postgres://db.test/fleet?password=hidden",
+                "postgres://db.test/fleet",
+            ),
+            (
+                "mysql://fleet:hid@den@db.test/?x=@hidden",
+                "mysql://fleet@db.test/",
+            ),
+            ("sqlite://a.db?mode=ro", "sqlite://a.db?mode=ro"),
+            ("nonsense", "nonsense"),
+        ] {
+            assert_eq!(without_password(url), expected, "{url}");
+        }
     }
 }

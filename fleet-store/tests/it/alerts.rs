@@ -25,6 +25,7 @@ contract! {
     a_silent_node_has_one_message_until_it_is_back
     a_silence_that_ends_in_quiet_hours_is_not_sent
     a_message_is_leased_to_one_server
+    an_organization_with_many_messages_does_not_hold_up_another
     a_failed_message_can_be_retried
     a_deleted_channel_fails_its_messages
     rules_and_channels_are_limited_and_recorded
@@ -34,7 +35,7 @@ contract! {
 const RANGE: &str = "10.0.0.0/24";
 
 impl Site {
-    async fn channel(&self, name: &str) -> AlertChannelId {
+    pub(crate) async fn channel(&self, name: &str) -> AlertChannelId {
         let new = NewAlertChannel {
             org: self.org,
             name: name.to_owned(),
@@ -49,7 +50,13 @@ impl Site {
         created.expect("a channel").id
     }
 
-    async fn rule(&self, event: &str, threshold: u32, quiet: &str, channel: AlertChannelId) {
+    pub(crate) async fn rule(
+        &self,
+        event: &str,
+        threshold: u32,
+        quiet: &str,
+        channel: AlertChannelId,
+    ) {
         let new = new_rule(event, threshold, quiet, channel);
         let saved = self
             .store
@@ -87,7 +94,7 @@ impl Site {
         issued.scan
     }
 
-    async fn messages(&self) -> Vec<AlertDeliveryRow> {
+    pub(crate) async fn messages(&self) -> Vec<AlertDeliveryRow> {
         let listed = self.store.alert_deliveries(self.org, None, None, 1_000);
         listed.await.expect("read")
     }
@@ -409,6 +416,47 @@ async fn a_message_is_leased_to_one_server(site: Site) {
         (listed[0].ended_at, listed[0].answer.as_str()),
         (Some(at(101)), "HTTP 500")
     );
+}
+
+async fn an_organization_with_many_messages_does_not_hold_up_another(site: Site) {
+    let (many, other) = (site.channel("hook").await, site.other_org().await);
+    let new = NewAlertChannel {
+        org: other,
+        name: "hook".to_owned(),
+        target: AlertTarget::Email {
+            address: "ops@other.test".to_owned(),
+        },
+        shown: "ops@other.test".to_owned(),
+        now: at(1),
+    };
+    let created = site.store.create_alert_channel(new, Actor::SYSTEM).await;
+    let one = created.expect("a channel").id;
+    let write = async |org, channel, at| {
+        let message = AlertMessage::of_test("ann@acme.test");
+        let written = site
+            .store
+            .test_alert_channel(org, channel, message, Actor::SYSTEM, at);
+        written.await.expect("is written");
+    };
+    for second in 10..16 {
+        write(site.org, many, at(second)).await;
+    }
+    write(other, one, at(20)).await;
+    let lease = async |most| {
+        let leased = site.store.lease_alerts(at(30), most).await;
+        let leased = leased.expect("leased").into_iter();
+        leased.map(|one| one.delivery.org).collect::<Vec<_>>()
+    };
+    assert_eq!(lease(1).await, [site.org], "the oldest");
+    assert_eq!(lease(1).await, [other], "has none in progress");
+    write(other, one, at(21)).await;
+    write(other, one, at(22)).await;
+    let mut both = lease(4).await;
+    both.sort_unstable();
+    let mut expected = [site.org, site.org, other, other];
+    expected.sort_unstable();
+    assert_eq!(both, expected);
+    assert_eq!(lease(100).await, [site.org; 3]);
 }
 
 async fn a_failed_message_can_be_retried(site: Site) {

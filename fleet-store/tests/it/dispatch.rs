@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fleet_core::{NodeId, Port, Priority, ScanState};
+use fleet_core::{NodeId, Port, Priority, ScanState, SiteId};
 use fleet_discovery::{ChunkCommand, LogEvent, Mode, NodeChoice, NodeProfile};
 use fleet_store::*;
 
@@ -74,6 +74,8 @@ async fn a_scan_reads_back_as_it_was_asked(site: Site) {
         let share = ShareRow {
             node: node.id,
             node_name: "north".to_owned(),
+            site: SiteId(1),
+            site_name: "north".to_owned(),
             state: ScanState::Queued,
             targets: plan.targets - skipped,
             done: 0,

@@ -1,6 +1,6 @@
 //! Handshakes, sessions and heartbeats of nodes.
 
-use fleet_core::{KeyId, NodeId, limits};
+use fleet_core::{KeyId, NodeId, ReplicaId, limits};
 use fleet_store::*;
 
 use crate::site::{Site, at, secret};
@@ -224,15 +224,23 @@ async fn a_session_needs_a_live_key(site: Site) {
 
 async fn a_refused_handshake_is_recorded_for_a_node_without_a_stream(site: Site) {
     let node = site.node("north").await;
-    let refused = async |reason: &str| {
+    let row = site.store.node(site.org, node.id).await.expect("read");
+    let stream = row.and_then(|row| row.stream);
+    let holder = stream.expect("a stream").replica;
+    let refused_while = async |live: Vec<ReplicaId>, reason: &str| {
         site.store
-            .handshake_refused(identity("north"), reason.to_owned())
+            .handshake_refused(identity("north"), live, reason.to_owned())
             .await
             .expect("recorded");
         let row = site.store.node(site.org, node.id).await.expect("read");
         row.expect("the node").stream_problem
     };
+    let refused = async |reason: &str| refused_while(vec![holder], reason).await;
     assert_eq!(refused("while it is connected").await, None);
+    // The server was killed, and another one has started.
+    let other = ReplicaId([9; 16]);
+    let killed = refused_while(vec![other], "after a kill").await;
+    assert_eq!(killed.as_deref(), Some("after a kill"));
     site.store
         .release_stream(node.id, node.epoch, "lost".to_owned(), at(30))
         .await
@@ -242,7 +250,7 @@ async fn a_refused_handshake_is_recorded_for_a_node_without_a_stream(site: Site)
     }
     // Nobody has this identity.
     site.store
-        .handshake_refused([77; 32], "unknown".to_owned())
+        .handshake_refused([77; 32], Vec::new(), "unknown".to_owned())
         .await
         .expect("nothing to record");
     assert_eq!(refused("too late").await.as_deref(), Some("too late"));

@@ -31,7 +31,7 @@ contract! {
     a_schedule_keeps_the_nodes_as_they_were_named
 }
 
-fn ready(site: &Site, nodes: &[(Node, &str)], target: &str) -> NewScan {
+pub(crate) fn ready(site: &Site, nodes: &[(Node, &str)], target: &str) -> NewScan {
     let participants: Vec<Participant> = nodes
         .iter()
         .map(|(node, subnet)| Participant {
@@ -426,8 +426,15 @@ async fn a_scan_belongs_to_all_its_nodes(site: Site) {
         site.acked(node, command, AckCode::Ok).await;
         assert_eq!(open(node.id).await, 0);
     }
-    let history = site.store.scan_history(site.org, a.id).await;
-    assert_eq!(history.expect("read").past, [], "it shows no node's time");
+    for (node, network) in [(a, "10.0.0.1-10.0.0.254"), (b, "10.0.1.1-10.0.1.254")] {
+        let history = site.store.scan_history(site.org, node.id).await;
+        let history = history.expect("read");
+        let [past] = history.past.as_slice() else {
+            panic!("{history:?}");
+        };
+        let addresses: Vec<String> = past.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, [network], "its own share");
+    }
 }
 
 async fn a_later_scan_is_compared_with_an_earlier_one_of_the_same_sites(site: Site) {

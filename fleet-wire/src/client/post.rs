@@ -4,7 +4,7 @@
 use std::{fmt, net::IpAddr, str::FromStr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fleet_core::canonical;
+use fleet_core::{AddressClass, canonical, classify};
 use http::{HeaderName, HeaderValue, Request, Uri, header, uri::Scheme};
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;
@@ -83,6 +83,25 @@ impl FromStr for PostUrl {
     }
 }
 
+impl PostUrl {
+    /// Whether what is sent to it can be read or changed on the way: the scheme is http, and the host is another machine.
+    pub fn is_exposed(&self) -> bool {
+        let is_here = self.host == "localhost"
+            || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        !self.tls && !is_here
+    }
+
+    /// The host: a name or an address.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub(super) fn head(&self) -> Option<(&str, &str)> {
+        let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
+        Some((self.uri.authority()?.as_str(), path))
+    }
+}
+
 impl fmt::Display for PostUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.tls { "https" } else { "http" };
@@ -111,6 +130,8 @@ pub struct Post<'a> {
     pub body: Bytes,
     /// The authorities that sign the receiver's certificate.
     pub roots: &'a Roots,
+    /// Whether private addresses are dialed, which are those of the sender's own network.
+    pub private: bool,
     /// The longest time until the head of the answer.
     pub timeout: Duration,
 }
@@ -125,8 +146,15 @@ pub enum PostError {
     #[error("the host name has no address")]
     Unresolved,
     /// The host has only addresses that are never dialed.
-    #[error("{0} is not dialed: link-local, multicast and unspecified addresses are no receivers")]
+    #[error(
+        "{0} is not dialed: link-local, multicast, unspecified and cloud metadata addresses are no receivers"
+    )]
     Forbidden(IpAddr),
+    /// The host has only private addresses, and [`Post::private`] is not set.
+    #[error(
+        "{0} is not dialed: private addresses are for the organization that owns the server's network (`organization` under [direct])"
+    )]
+    Private(IpAddr),
     /// Connecting failed.
     #[error("cannot connect: {0}")]
     Connect(#[source] std::io::Error),
@@ -136,6 +164,12 @@ pub enum PostError {
     /// The answer is not HTTP, or too long.
     #[error("no valid answer: {0}")]
     Answer(#[source] hyper::Error),
+    /// The body of the answer is too long.
+    #[error("the answer has more than {0} bytes")]
+    TooLong(usize),
+    /// The body of the answer ended early.
+    #[error("the answer broke off: {0}")]
+    Body(String),
     /// The request could not be made.
     #[error("the request is not valid")]
     Request,
@@ -155,37 +189,50 @@ pub async fn post(request: Post<'_>) -> Result<u16, PostError> {
 
 async fn send(post: Post<'_>) -> Result<u16, PostError> {
     let url = post.url;
-    let path = url.uri.path_and_query().map_or("/", |path| path.as_str());
-    let authority = url.uri.authority().ok_or(PostError::Request)?;
+    let (authority, path) = url.head().ok_or(PostError::Request)?;
     let mut request = Request::post(path)
-        .header(header::HOST, authority.as_str())
+        .header(header::HOST, authority)
         .header(header::CONNECTION, "close")
         .body(Full::new(post.body))
         .map_err(|_| PostError::Request)?;
     request.headers_mut().extend(post.headers);
-    let stream = connect(url).await?;
+    let stream = dial(url, post.roots, post.private).await?;
+    exchange(stream, request).await
+}
+
+/// A connection to a host, by TCP or TLS.
+pub(super) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
+
+/// Connects to the host of a URL; `private` permits private addresses.
+pub(super) async fn dial(
+    url: &PostUrl,
+    roots: &Roots,
+    private: bool,
+) -> Result<Box<dyn Connection>, PostError> {
+    let stream = connect(url, private).await?;
     if !url.tls {
-        return exchange(stream, request).await;
+        return Ok(Box::new(stream));
     }
     let failed = |error: String| PostError::Tls(error);
-    let config = post
-        .roots
+    let config = roots
         .client_config(&[b"http/1.1"])
         .map_err(|error| failed(error.to_string()))?;
     let name = ServerName::try_from(url.host.clone()).map_err(|error| failed(error.to_string()))?;
     let connector = TlsConnector::from(Arc::new(config));
     let stream = connector.connect(name, stream).await;
-    exchange(stream.map_err(|error| failed(error.to_string()))?, request).await
+    Ok(Box::new(stream.map_err(|error| failed(error.to_string()))?))
 }
 
 /// Connects to the first address that answers. The address that was checked is the one that is dialed.
-async fn connect(url: &PostUrl) -> Result<TcpStream, PostError> {
+async fn connect(url: &PostUrl, private: bool) -> Result<TcpStream, PostError> {
     let found = tokio::net::lookup_host((url.host.as_str(), url.port)).await;
     let found = found.map_err(|_| PostError::Unresolved)?;
     let mut failed = PostError::Unresolved;
     for address in found.take(ADDRESSES) {
-        if is_forbidden(address.ip()) {
-            failed = PostError::Forbidden(address.ip());
+        if let Err(refused) = check(address.ip(), private) {
+            failed = refused;
             continue;
         }
         match TcpStream::connect(address).await {
@@ -196,18 +243,51 @@ async fn connect(url: &PostUrl) -> Result<TcpStream, PostError> {
     Err(failed)
 }
 
-/// Link-local addresses are those of cloud metadata services.
-fn is_forbidden(ip: IpAddr) -> bool {
-    match canonical(ip) {
-        IpAddr::V4(ip) => {
-            ip.is_link_local() || ip.is_multicast() || ip.is_broadcast() || ip.is_unspecified()
+/// Checks whether an address may be dialed. Link-local addresses are those of cloud metadata services, and a private one
+/// belongs to the owner of the server's network.
+fn check(ip: IpAddr, private: bool) -> Result<(), PostError> {
+    let ip = canonical(ip);
+    match classify(translated(ip)) {
+        AddressClass::Public => Ok(()),
+        AddressClass::LinkLocal
+        | AddressClass::Multicast
+        | AddressClass::Unspecified
+        | AddressClass::Broadcast
+        | AddressClass::Metadata
+        | AddressClass::Embedding => Err(PostError::Forbidden(ip)),
+        AddressClass::Private
+        | AddressClass::UniqueLocal
+        | AddressClass::CarrierShared
+        | AddressClass::Loopback
+        | AddressClass::Documentation
+        | AddressClass::Reserved => {
+            if private {
+                Ok(())
+            } else {
+                Err(PostError::Private(ip))
+            }
         }
-        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.is_multicast() || ip.is_unspecified(),
+    }
+}
+
+/// The IPv4 address behind an address of NAT64's well-known prefix (RFC 6052), with which a network without IPv4 reaches
+/// all receivers that have only IPv4. Any other address is returned.
+fn translated(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V6(v6) => match v6.segments() {
+            [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+                let [a, b] = high.to_be_bytes();
+                let [c, d] = low.to_be_bytes();
+                IpAddr::from([a, b, c, d])
+            }
+            _ => ip,
+        },
+        IpAddr::V4(_) => ip,
     }
 }
 
 async fn exchange(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    stream: Box<dyn Connection>,
     request: Request<Full<Bytes>>,
 ) -> Result<u16, PostError> {
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
@@ -266,22 +346,59 @@ mod tests {
             "169.254.169.254",
             "[fe80::1]",
             "[::ffff:169.254.169.254]",
+            "[64:ff9b::169.254.169.254]",
+            "[fd00:ec2::254]",
+            "100.100.100.200",
             "0.0.0.0",
             "224.0.0.1",
         ] {
-            let url: PostUrl = format!("http://{host}/latest").parse().expect(host);
-            let request = Post {
-                url: &url,
-                headers: Vec::new(),
-                body: Bytes::new(),
-                roots: &Roots::System,
-                timeout: Duration::from_secs(5),
-            };
-            let refused = post(request).await;
+            let refused = refusal(host, true).await;
             assert!(
-                matches!(refused, Err(PostError::Forbidden(_))),
+                matches!(refused, PostError::Forbidden(_)),
                 "{host}: {refused:?}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn private_addresses_are_dialed_only_for_the_owner_of_the_network() {
+        for host in [
+            "127.0.0.1",
+            "10.0.0.1",
+            "100.64.0.1",
+            "192.168.0.1",
+            "[::1]",
+            "[fd00::1]",
+            "[::ffff:10.0.0.1]",
+            "[64:ff9b::10.0.0.1]",
+        ] {
+            let refused = refusal(host, false).await;
+            assert!(
+                matches!(refused, PostError::Private(_)),
+                "{host}: {refused:?}"
+            );
+        }
+        for (ip, private) in [
+            ("1.1.1.1", false),
+            ("64:ff9b::1.1.1.1", false),
+            ("::1", true),
+        ] {
+            let ip: IpAddr = ip.parse().expect(ip);
+            assert!(check(ip, private).is_ok(), "{ip}");
+        }
+    }
+
+    /// Why a request to a host is not sent.
+    async fn refusal(host: &str, private: bool) -> PostError {
+        let url: PostUrl = format!("http://{host}/latest").parse().expect(host);
+        let request = Post {
+            url: &url,
+            headers: Vec::new(),
+            body: Bytes::new(),
+            roots: &Roots::System,
+            private,
+            timeout: Duration::from_secs(5),
+        };
+        post(request).await.expect_err(host)
     }
 }

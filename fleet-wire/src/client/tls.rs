@@ -19,9 +19,20 @@ pub enum Roots {
     File(PathBuf),
     /// Only the authorities in this PEM text.
     Pem(String),
+    /// The authorities of the operating system, and those in this PEM text.
+    SystemAnd(String),
 }
 
 impl Roots {
+    /// Checks that the authorities can be read.
+    ///
+    /// # Errors
+    ///
+    /// There is no certificate, or one cannot be read.
+    pub fn check(&self) -> Result<(), ChannelError> {
+        self.load().map(drop)
+    }
+
     fn load(&self) -> Result<RootCertStore, ChannelError> {
         let certificates = match self {
             Self::System => rustls_native_certs::load_native_certs().certs,
@@ -35,6 +46,12 @@ impl Roots {
             }
             Self::Pem(text) => {
                 certificates(text.as_bytes()).map_err(|reason| ChannelError::Ca { reason })?
+            }
+            Self::SystemAnd(text) => {
+                let own = certificates(text.as_bytes());
+                let own = own.map_err(|reason| ChannelError::Ca { reason })?;
+                let system = rustls_native_certs::load_native_certs().certs;
+                system.into_iter().chain(own).collect()
             }
         };
         let mut roots = RootCertStore::empty();

@@ -26,6 +26,8 @@ pub struct Body {
     inner: UnsyncBoxBody<Bytes, BoxError>,
     /// A value that is dropped with the body. Its drop marks the end of the call.
     held: Option<Box<dyn Send>>,
+    /// Whether a frame was read.
+    begun: bool,
 }
 
 impl Body {
@@ -38,6 +40,7 @@ impl Body {
         Self {
             inner: body.map_err(Into::into).boxed_unsync(),
             held: None,
+            begun: false,
         }
     }
 
@@ -51,8 +54,9 @@ impl Body {
         self.inner
     }
 
-    /// Keeps a value until the body is dropped, which is the end of the call.
-    pub(super) fn holding(mut self, held: impl Send + 'static) -> Self {
+    /// Keeps a value, such as a permit, until the body is sent or given up, which is the end of the call.
+    #[must_use]
+    pub fn holding(mut self, held: impl Send + 'static) -> Self {
         self.held = Some(Box::new(held));
         self
     }
@@ -96,11 +100,15 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.begun = true;
         Pin::new(&mut self.inner).poll_frame(cx)
     }
 
+    /// A body that keeps a value is not at its end after its last frame. hyper drops a body that says so while that frame
+    /// is still in memory, and asks others for one more frame when it is nearly sent. Without this, callers that do not
+    /// read could have any number of answers in memory, because none of them would count as a call.
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.is_end_stream() && !(self.begun && self.held.is_some())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -355,5 +363,31 @@ impl http_body::Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_keeps_a_value_is_not_at_its_end_before_it_is_read_on() {
+        let held = Arc::new(());
+        let mut body = Body::from("an answer").holding(held.clone());
+        assert_eq!(body.size_hint().exact(), Some(9));
+        let frame = body.frame().await.expect("a frame").expect("data");
+        assert_eq!(frame.into_data().expect("data"), "an answer");
+        assert!(
+            !body.is_end_stream(),
+            "it would be dropped before it is sent"
+        );
+        assert!(body.frame().await.is_none());
+        assert_eq!(Arc::strong_count(&held), 2);
+        drop(body);
+        assert_eq!(Arc::strong_count(&held), 1);
+        assert!(Body::empty().holding(held).is_end_stream());
+        let mut body = Body::from("an answer");
+        body.frame().await.expect("a frame").expect("data");
+        assert!(body.is_end_stream());
     }
 }

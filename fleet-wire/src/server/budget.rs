@@ -311,6 +311,11 @@ pub(super) struct Ended {
 }
 
 impl Envelopes {
+    /// Whether the next byte begins an envelope.
+    pub(super) fn is_at_boundary(&self) -> bool {
+        self.begun == 0
+    }
+
     pub(super) fn follow(&mut self, mut piece: &[u8]) -> Ended {
         let mut ended = Ended::default();
         while !piece.is_empty() {

@@ -13,6 +13,7 @@ use futures::{
     stream::{self, StreamExt},
 };
 
+use super::explain::Origin;
 use crate::{
     BoxStream, Context, Method, MethodKind, Reply, RpcError,
     bounds::Validate,
@@ -112,8 +113,10 @@ impl Routes {
         R: Future<Output = Result<Reply<BoxStream<O>>, RpcError>> + Send + 'static,
     {
         let path = method.path();
+        let origin = Origin::message(limits::request_limit(method));
         let call = move |ctx: RequestContext, inbound: RequestStream, format| -> StreamingResult {
-            let call = handler(engine::context(path, ctx), self::inbound(inbound, format));
+            let inbound = self::inbound(inbound, format, origin.clone());
+            let call = handler(engine::context(path, ctx), inbound);
             Box::pin(async move { Ok(outbound(path, guarded(path, call).await?, format)) })
         };
         self.add(method, Call::Bidi(Box::new(call)));
@@ -234,12 +237,17 @@ fn panicked(path: &'static str) -> RpcError {
 }
 
 /// Decodes each message separately. A message that does not decode becomes an error item, and the stream continues.
-fn inbound<M: Wire + Validate>(messages: RequestStream, format: CodecFormat) -> BoxStream<M> {
-    Box::pin(stream::unfold(Some(messages), move |messages| async move {
-        let mut messages = messages?;
+fn inbound<M: Wire + Validate>(
+    messages: RequestStream,
+    format: CodecFormat,
+    origin: Origin,
+) -> BoxStream<M> {
+    let start = Some((messages, origin));
+    Box::pin(stream::unfold(start, move |open| async move {
+        let (mut messages, origin) = open?;
         match messages.next().await? {
-            Ok(bytes) => Some((engine::decode(bytes, format), Some(messages))),
-            Err(error) => Some((Err(error.into()), None)),
+            Ok(bytes) => Some((engine::decode(bytes, format), Some((messages, origin)))),
+            Err(error) => Some((Err(origin.stated(error.into())), None)),
         }
     }))
 }

@@ -23,6 +23,7 @@ use super::{
     auth::{Authenticate, Call, Gate},
     body::{Body, BoxError, Charge, RequestBody, Stalled},
     budget::{BodyBudget, BodyLimits, Meter},
+    explain::{self, Origin},
     health::Health,
     routes::{Mount, Routes},
     unread::UnreadBodies,
@@ -36,7 +37,7 @@ type Plain = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 /// requests, whose number per source has a limit.
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 /// The body of status 415.
-const MEDIA_TYPES: &str = "this content type is not supported: use application/json, application/proto, application/connect+json, application/connect+proto, application/grpc or application/grpc-web\n";
+pub(super) const MEDIA_TYPES: &str = "this content type is not supported: use application/json, application/proto, application/connect+json, application/connect+proto, application/grpc or application/grpc-web\n";
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// Maximum size of a request of reflection, which holds one or two names.
@@ -48,6 +49,7 @@ pub struct Services {
     routes: Routes,
     plain: Option<Plain>,
     bodies: BodyLimits,
+    bare_errors: bool,
 }
 
 impl Services {
@@ -85,6 +87,13 @@ impl Services {
         self
     }
 
+    /// Sends errors of the engine without a reason, for Connect's conformance suite, which accepts no further details.
+    #[must_use]
+    pub fn bare_errors(mut self) -> Self {
+        self.bare_errors = true;
+        self
+    }
+
     /// Builds the service. Every call must pass `authenticate`.
     pub fn build<A: Authenticate>(self, authenticate: A) -> (HttpService, Health) {
         let health = Health::new(self.routes.services());
@@ -92,6 +101,7 @@ impl Services {
             mut routes,
             plain,
             bodies,
+            bare_errors,
         } = self;
         HealthServer::new(health.clone()).mount(&mut routes);
         let router = Router::new();
@@ -116,6 +126,7 @@ impl Services {
             plain,
             unread: UnreadBodies::default(),
             bodies: BodyBudget::new(bodies),
+            bare_errors,
         };
         (HttpService(Arc::new(inner)), health)
     }
@@ -135,6 +146,7 @@ struct Inner {
     plain: Option<Plain>,
     unread: UnreadBodies,
     bodies: BodyBudget,
+    bare_errors: bool,
 }
 
 /// Serves every protocol: gRPC, gRPC-Web, Connect, and plain HTTP. Cheap to clone.
@@ -232,13 +244,14 @@ impl Inner {
                 connection.mark_authenticated(admitted.payer);
             }
         }
+        let origin = Origin::of(&request, limit);
         // The engine reads the body to its end before it reports an unknown method or encoding. An open stream has no
         // end, so such a request is passed on without its body.
-        if !encoding_is_known(request.headers())
+        if unknown_encoding(request.headers()).is_some()
             || connectrpc::Protocol::detect(request.headers()).is_none()
         {
             return self
-                .engine(request.map(|_| RequestBody::empty()))
+                .engine(request.map(|_| RequestBody::empty()), origin)
                 .await
                 .map(|body| body.holding(held));
         }
@@ -246,14 +259,17 @@ impl Inner {
         if kind == MethodKind::BidiStreaming {
             let charge = Charge::messages(meter, limit);
             return self
-                .engine(request.map(|body| RequestBody::open(body, charge)))
+                .engine(request.map(|body| RequestBody::open(body, charge)), origin)
                 .await
                 .map(|body| body.holding(held));
         }
         let (stalled, headers) = (Stalled::default(), request.headers().clone());
         let charge = Charge::whole(meter.clone(), limit, may_be_compressed(&headers));
         let response = self
-            .engine(request.map(|body| RequestBody::timed(body, stalled.clone(), charge)))
+            .engine(
+                request.map(|body| RequestBody::timed(body, stalled.clone(), charge)),
+                origin,
+            )
             .await;
         let response = if stalled.is_set() {
             refuse(
@@ -271,11 +287,14 @@ impl Inner {
         response.map(|body| body.holding(held))
     }
 
-    async fn engine(&self, request: Request<RequestBody>) -> Response<Body> {
+    async fn engine(&self, request: Request<RequestBody>, origin: Origin) -> Response<Body> {
         let answer: Result<Response<ConnectRpcBody>, Infallible> =
             self.engine.clone().oneshot(request).await;
         let Ok(response) = answer;
         let mut response = with_one_status(response);
+        if !self.bare_errors {
+            return explain::explained(response, origin);
+        }
         if response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
             let text = HeaderValue::from_static("text/plain; charset=utf-8");
             response.headers_mut().insert(header::CONTENT_TYPE, text);
@@ -306,7 +325,7 @@ impl Inner {
 }
 
 /// Converts the engine's body. A complete body keeps its length, which the engine's type does not expose.
-fn body(engine: ConnectRpcBody) -> Body {
+pub(super) fn body(engine: ConnectRpcBody) -> Body {
     if let ConnectRpcBody::Full(whole) = engine {
         Body::new(whole)
     } else {
@@ -376,12 +395,12 @@ const ENCODINGS: [&str; 3] = [
     "content-encoding",
 ];
 
-fn encoding_is_known(headers: &HeaderMap) -> bool {
-    ENCODINGS.iter().all(|name| {
-        headers
-            .get(*name)
-            .is_none_or(|value| matches!(value.as_bytes(), b"identity" | b"gzip" | b"zstd"))
-    })
+/// The name of a compression that the engine does not know.
+pub(super) fn unknown_encoding(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let is_known =
+        |value: &&HeaderValue| matches!(value.as_bytes(), b"identity" | b"gzip" | b"zstd");
+    let mut given = ENCODINGS.iter().filter_map(|name| headers.get(*name));
+    given.find(|value| !is_known(value))
 }
 
 fn may_be_compressed(headers: &HeaderMap) -> bool {

@@ -4,6 +4,7 @@ mod bounds;
 mod corpus;
 mod decoder;
 mod descriptors;
+mod errors;
 mod floods;
 mod golden;
 mod harness;

@@ -65,7 +65,10 @@ async fn serve() -> Result<()> {
         pem_cert,
     })?;
 
-    let (service, _health) = Services::new().mount(Conformance).build(Anybody);
+    let (service, _health) = Services::new()
+        .mount(Conformance)
+        .bare_errors()
+        .build(Anybody);
     let service = tower::service_fn(move |mut request: http::Request<Incoming>| {
         if request.method() == http::Method::GET {
             let query = request.uri().query().unwrap_or_default().to_owned();

@@ -4,15 +4,15 @@ The table below is the only statement of names, numbers and types in this client
 (the server checks them) and no behavior. Read `WIRE` first, then `message` and `method`.
 
 How to read the table: `1 name string` is field number, name, type; `repeated` and `optional` stand before the type;
-`T` is google.protobuf.Timestamp; a type with a dot is of another package. An `rpc` states its request and response
-either as fields (the message is then `<Method>Request` or `<Method>Response`) or by name, `stream` in front.
+`T` is google.protobuf.Timestamp and `D` google.protobuf.Duration; a type with a dot is of another package. An `rpc`
+states its request and response either as fields (the message is then `<Method>Request` or `<Method>Response`) or by name, `stream` in front.
 Field numbers from 100 on are extensions, which an upstream peer skips as unknown.
 """
 
 import re
 from dataclasses import dataclass, field
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2
+from google.protobuf import descriptor_pb2, descriptor_pool, duration_pb2, message_factory, timestamp_pb2
 
 WIRE = {
     "common.v1": """
@@ -139,8 +139,83 @@ WIRE = {
             request 1 fleet_node_id int64; 2 device_identifiers repeated string; 3 pair_all_unpaired bool; 4 credentials pairing.v1.Credentials
             response stream 1 results repeated DevicePairingResult
     """,
+    "fleet.v1": """
+        enum ScanState SCAN_STATE_: UNSPECIFIED 0, QUEUED 1, RUNNING 2, COMPLETED 3, PARTIAL 4, FAILED 5, CANCELED 6, EXPIRED 7
+
+        message ScheduleTiming: 1 when string; 2 time_zone string; 3 jitter D; 4 blackouts string
+        message Schedule: 1 schedule_id string; 2 name string; 3 fleet_node_id int64; 4 node_name string; 5 request pairing.v1.DiscoverRequest; 6 timing ScheduleTiming; 7 operator string; 8 created_at T; 9 paused_at T; 10 paused_reason string; 11 next_run_at T; 12 last_scan_id string; 13 last_scan_state ScanState; 14 runs int64; 15 missed int64; 16 fleet_node_ids repeated int64; 17 site_id int64; 18 auto bool
+        message ScheduleRun: 1 due_at T; 2 at T; 3 scan_id string; 4 missed int64; 5 reason string
+        message PlannedRun: 1 due_at T; 2 local string
+
+        service ScheduleService
+        rpc CreateSchedule
+            request 1 name string; 2 fleet_node_id int64; 3 request pairing.v1.DiscoverRequest; 4 timing ScheduleTiming; 5 fleet_node_ids repeated int64; 6 site_id int64; 7 auto bool
+            response 1 schedule Schedule
+        rpc UpdateSchedule
+            request 1 schedule_id string; 2 name string; 3 fleet_node_id int64; 4 request pairing.v1.DiscoverRequest; 5 timing ScheduleTiming; 6 fleet_node_ids repeated int64; 7 site_id int64; 8 auto bool
+            response 1 schedule Schedule
+        rpc ListSchedules
+            request
+            response 1 schedules repeated Schedule
+        rpc GetSchedule
+            request 1 schedule_id string
+            response 1 schedule Schedule; 2 last_runs repeated ScheduleRun
+        rpc PauseSchedule
+            request 1 schedule_id string
+            response 1 schedule Schedule
+        rpc ResumeSchedule
+            request 1 schedule_id string
+            response 1 schedule Schedule
+        rpc RunSchedule
+            request 1 schedule_id string
+            response 1 scan_id string
+        rpc DeleteSchedule
+            request 1 schedule_id string
+            response
+        rpc PreviewSchedule
+            request 1 timing ScheduleTiming; 2 count uint32
+            response 1 runs repeated PlannedRun
+
+        message AlertChannel: 1 channel_id int64; 2 name string; 3 kind string; 4 target string; 5 created_at T
+        message AlertRuleSpec: 1 name string; 2 event string; 3 threshold uint32; 4 channel_ids repeated int64; 5 quiet_hours string; 6 time_zone string; 7 disabled bool
+        message AlertRule: 1 rule_id int64; 2 spec AlertRuleSpec; 3 created_at T
+        message AlertDelivery: 1 delivery_id string; 2 channel_name string; 3 rule string; 4 event string; 5 title string; 6 items repeated string; 7 count int64; 8 state string; 9 attempts uint32; 10 answer string; 11 created_at T; 12 due_at T; 13 ended_at T; 14 scan_id string; 15 fleet_node_id int64
+
+        service AlertService
+        rpc CreateAlertChannel
+            request 1 name string; 2 webhook_url string; 3 email string
+            response 1 channel AlertChannel; 2 signing_secret string
+        rpc ListAlertChannels
+            request
+            response 1 channels repeated AlertChannel; 2 email_available bool
+        rpc DeleteAlertChannel
+            request 1 channel_id int64
+            response
+        rpc TestAlertChannel
+            request 1 channel_id int64
+            response 1 delivery AlertDelivery
+        rpc CreateAlertRule
+            request 1 spec AlertRuleSpec
+            response 1 rule AlertRule
+        rpc UpdateAlertRule
+            request 1 rule_id int64; 2 spec AlertRuleSpec
+            response 1 rule AlertRule
+        rpc ListAlertRules
+            request
+            response 1 rules repeated AlertRule
+        rpc DeleteAlertRule
+            request 1 rule_id int64
+            response
+        rpc ListAlertDeliveries
+            request 1 state string; 2 limit uint32; 3 before_delivery_id string
+            response 1 deliveries repeated AlertDelivery
+        rpc RetryAlertDelivery
+            request 1 delivery_id string
+            response 1 delivery AlertDelivery
+    """,
 }
-"""Every package of ours that is on the wire, in an order in which each needs only earlier ones."""
+"""Every package of ours that is on the wire, in an order in which each needs only earlier ones. Of fleet.v1, the services
+for schedules and alerts."""
 
 STANDARD = {
     "grpc.health.v1": """
@@ -166,6 +241,8 @@ STANDARD = {
 """The two gRPC services that every server here also offers, as far as this client uses them (gRPC health checking and server reflection)."""
 
 TIMESTAMP = "google.protobuf.Timestamp"
+DURATION = "google.protobuf.Duration"
+WELL_KNOWN = {"T": TIMESTAMP, "D": DURATION}
 SCALARS = {name: getattr(descriptor_pb2.FieldDescriptorProto, f"TYPE_{name.upper()}") for name in ("bool", "bytes", "int32", "int64", "string", "uint32", "uint64")}
 
 
@@ -267,8 +344,8 @@ def parse_fields(package: str, text: str) -> list[Field]:
 
 def qualify(package: str, type_name: str) -> str:
     """Gives a message or enum its full name; a scalar stays as it is."""
-    if type_name == "T":
-        return TIMESTAMP
+    if type_name in WELL_KNOWN:
+        return WELL_KNOWN[type_name]
     if type_name in SCALARS or "." in type_name:
         return type_name
     return f"{package}.{type_name}"
@@ -279,8 +356,9 @@ def file_descriptor(package: Package, enums: set[str]) -> descriptor_pb2.FileDes
     file = descriptor_pb2.FileDescriptorProto(name=f"{package.name}.proto", package=package.name, syntax="proto3")
     used = {f.type for fields in package.messages.values() for f in fields} - SCALARS.keys()
     used |= {t for rpcs in package.services.values() for r in rpcs.values() for t in (r.request, r.response)}
-    homes = {t.rpartition(".")[0] for t in used} - {package.name}
-    file.dependency.extend(timestamp_pb2.DESCRIPTOR.name if home == "google.protobuf" else f"{home}.proto" for home in sorted(homes))
+    homes = {t.rpartition(".")[0] for t in used - set(WELL_KNOWN.values())} - {package.name}
+    file.dependency.extend(f"{home}.proto" for home in sorted(homes))
+    file.dependency.extend(one.DESCRIPTOR.name for one in (timestamp_pb2, duration_pb2))
     for name, values in package.enums.items():
         enum = file.enum_type.add(name=name)
         for label, number in values.items():
@@ -326,7 +404,8 @@ MESSAGES = {f"{p.name}.{name}": fields for p in PACKAGES.values() for name, fiel
 SERVICES = {f"{p.name}.{name}": rpcs for p in PACKAGES.values() for name, rpcs in p.services.items()}
 
 _POOL = descriptor_pool.DescriptorPool()
-_POOL.AddSerializedFile(timestamp_pb2.DESCRIPTOR.serialized_pb)
+for _known in (timestamp_pb2, duration_pb2):
+    _POOL.AddSerializedFile(_known.DESCRIPTOR.serialized_pb)
 for _package in PACKAGES.values():
     _POOL.AddSerializedFile(file_descriptor(_package, set(ENUMS)).SerializeToString())
 

@@ -104,7 +104,7 @@ def differences(schema: Schema, service: str) -> list[str]:
 
 def message_differences(schema: Schema, ours: str, theirs: str, seen: frozenset = frozenset()) -> list[str]:
     """Returns the differences between a message of the server and the table, including nested messages."""
-    if ours in seen or (ours == theirs == descriptors.TIMESTAMP):
+    if ours in seen or (ours == theirs and ours in descriptors.WELL_KNOWN.values()):
         return []
     if theirs not in schema.types:
         return [f"{ours}: the server's {theirs} is not in its schema"]

@@ -8,10 +8,11 @@ Read `walk` first.
 import base64
 from datetime import UTC, datetime, timedelta
 
-from .descriptors import ENUMS, MESSAGES, TIMESTAMP, Field
+from .descriptors import DURATION, ENUMS, MESSAGES, TIMESTAMP, Field
 
 VARINT, LENGTH_DELIMITED = 0, 2
-TIMESTAMP_FIELDS = [Field(1, "seconds", "int64"), Field(2, "nanos", "int32")]
+# A timestamp and a duration have the same fields. The golden durations are whole seconds.
+TIME_FIELDS = [Field(1, "seconds", "int64"), Field(2, "nanos", "int32")]
 
 
 class WalkError(Exception):
@@ -59,7 +60,9 @@ def json_name(name: str) -> str:
 def walk(full_name: str, data: bytes):
     """Decodes a message into its proto3 JSON shape by the table alone; enums come as numbers."""
     if full_name == TIMESTAMP:
-        return timestamp(walk_fields(full_name, TIMESTAMP_FIELDS, data))
+        return timestamp(walk_fields(full_name, TIME_FIELDS, data))
+    if full_name == DURATION:
+        return f"{int(walk_fields(full_name, TIME_FIELDS, data).get('seconds', 0))}s"
     return walk_fields(full_name, MESSAGES[full_name], data)
 
 

@@ -6,6 +6,7 @@ use crate::harness::{Node, World, confirm, eventually, new_code};
 
 on_both_databases! {
     a_node_enrolls_is_confirmed_and_appears_online
+    a_node_fetches_its_key_after_one_paste
     an_enrollment_code_works_once
     a_different_fingerprint_is_not_confirmed
 }
@@ -51,6 +52,48 @@ async fn a_node_enrolls_is_confirmed_and_appears_online(world: World) {
         (!node.connected).then_some(())
     })
     .await;
+}
+
+async fn a_node_fetches_its_key_after_one_paste(world: World) {
+    let code = new_code(&world).await;
+    let mut dialogue = Node::begin_with(&world, "barn", &["--wait", "300"]);
+    dialogue.write_line(&code).await;
+    let printed = dialogue
+        .read_after("Fingerprint: ")
+        .await
+        .expect("a fingerprint");
+    let id = eventually("a node that waits for its key", async || {
+        let node = world.operator.node_named("barn").await;
+        node.fetches_key.then_some(node.fleet_node_id)
+    })
+    .await;
+    let confirm = [
+        "nodes",
+        "confirm",
+        &id.to_string(),
+        "--fingerprint",
+        &printed,
+    ];
+    let confirmed = world.fleetctl(&confirm).await;
+    assert_eq!(confirmed.status, 0, "{confirmed:?}");
+    assert_eq!(confirmed.stdout, "", "the operator sees no key");
+    // Nothing was pasted, so the node ends only when it has its key.
+    dialogue.end().await.succeeded();
+    assert!(
+        world
+            .operator
+            .node_named("barn")
+            .await
+            .key_fetched_at
+            .is_some()
+    );
+    let nodes = world.fleetctl(&["-o", "json", "nodes", "list"]).await;
+    let nodes = nodes.succeeded();
+    assert!(nodes.contains("keyFetchedAt"), "{nodes}");
+    let mut node = Node::enrolled(&world, "barn", id);
+    node.start(&world.server).await;
+    let again = world.fleetctl(&confirm).await;
+    assert_ne!(again.status, 0, "a code confirms once: {again:?}");
 }
 
 async fn an_enrollment_code_works_once(world: World) {

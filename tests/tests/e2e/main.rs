@@ -15,6 +15,8 @@ mod command_line;
 mod databases;
 mod direct;
 mod enrollment;
+mod estimates;
+mod host_names;
 mod identity;
 mod interruptions;
 mod lab;

@@ -1,5 +1,5 @@
 //! The second part of the demonstration, which gives every view of the page some content: another node at the site, a
-//! schedule, and a second scan after the site changed. `--once` leaves it out.
+//! schedule, a second scan after the site changed, alerts about the changes, and paired devices. `--once` leaves it out.
 
 use std::net::IpAddr;
 
@@ -14,17 +14,21 @@ use fleet_wire::{
 };
 use ipnetwork::Ipv4Network;
 
-use super::{Operator, SEED, network_request, node::DemoNode, show::Show};
+use super::{
+    Operator, SEED, alerts::Receiver, network_request, node::DemoNode, pairing, show::Show,
+};
 
 /// The firmware version that some devices have at the second scan.
 const NEWER: &str = "2026.11";
 
-/// Adds the second node and the schedule, changes the site, and scans it again. Returns the changed site.
+/// Adds the second node and the schedule, changes the site, scans it again, and pairs its devices. Returns the changed
+/// site.
 pub(super) async fn run(
     operator: &Operator,
     nodes: (&DemoNode, &DemoNode),
     network: Ipv4Network,
     site: RunningSite,
+    receiver: Option<&Receiver>,
     show: &Show,
 ) -> Result<RunningSite> {
     let (first, second) = nodes;
@@ -32,11 +36,18 @@ pub(super) async fn run(
     show.step(&format!("node       {} joined its site", second.id))?;
     schedule(operator, first.id, network).await?;
     show.step("schedule   nightly, at 2:30")?;
-    let later = changed(site.site(), network);
+    let (later, changes) = changed(site.site(), network);
     site.shutdown().await;
     let site = Lab::start(later).await?;
     scan_again(operator, first.id, network_request(network)).await?;
-    show.step("scan       again, after some devices came, went, moved and were updated")?;
+    show.step(&format!("scan       again: {changes}"))?;
+    pairing::run(operator, first.id, show).await?;
+    // The first scan led to one message, about its new devices.
+    if let Some(receiver) = receiver
+        && !receiver.until(1 + changes.kinds()).await
+    {
+        show.step("alerts     some are late: the page Alerts shows them")?;
+    }
     Ok(site)
 }
 
@@ -94,8 +105,42 @@ async fn scan_again(operator: &Operator, node: i64, request: DiscoverRequest) ->
     Ok(())
 }
 
-/// The site some time later: two devices are off, two have moved, three were updated, and three are new.
-fn changed(site: &Site, network: Ipv4Network) -> Site {
+/// How many devices changed between the two scans.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Changes {
+    added: usize,
+    off: usize,
+    moved: usize,
+    updated: usize,
+}
+
+impl Changes {
+    /// The number of kinds of changes, each of which leads to one alert.
+    fn kinds(self) -> usize {
+        let counts = [self.added, self.off, self.moved, self.updated];
+        counts.iter().filter(|count| **count > 0).count()
+    }
+}
+
+impl std::fmt::Display for Changes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            added,
+            off,
+            moved,
+            updated,
+        } = self;
+        write!(
+            f,
+            "{added} devices are new, {off} are off, {moved} have moved, {updated} have other firmware"
+        )
+    }
+}
+
+/// The site some time later: two devices are off, two have moved, three were updated, and three are new. A small site
+/// changes less.
+fn changed(site: &Site, network: Ipv4Network) -> (Site, Changes) {
+    let mut changes = Changes::default();
     let of = |make: Make| {
         let devices = site.devices.iter().enumerate();
         devices
@@ -114,16 +159,19 @@ fn changed(site: &Site, network: Ipv4Network) -> Site {
     for index in of(Make::Whatsminer).take(2) {
         if let Some(address) = free.next() {
             later.devices[index].address = address;
+            changes.moved += 1;
         }
     }
     for index in of(Make::Antminer).take(3) {
         NEWER.clone_into(&mut later.devices[index].firmware);
+        changes.updated += 1;
     }
     let off: Vec<IpAddr> = [of(Make::Whatsminer).nth(2), of(Make::Antminer).nth(3)]
         .into_iter()
         .flatten()
         .map(|index| site.devices[index].address)
         .collect();
+    changes.off = off.len();
     later
         .devices
         .retain(|device| !off.contains(&device.address));
@@ -132,8 +180,9 @@ fn changed(site: &Site, network: Ipv4Network) -> Site {
     let added = more.filter(|device| device.make == Make::Antminer && is_proper(device));
     for (device, address) in added.take(3).zip(free) {
         later.devices.push(Device { address, ..device });
+        changes.added += 1;
     }
-    later
+    (later, changes)
 }
 
 /// Whether the device is answered and identified in every scan.
@@ -152,7 +201,14 @@ mod tests {
     fn the_later_site_has_new_moved_updated_and_missing_devices() {
         let site = Site::demo(250, SEED).with_logins();
         let network = Ipv4Network::new(Ipv4Addr::new(127, 77, 0, 0), 23).expect("a network");
-        let later = changed(&site, network);
+        let (later, changes) = changed(&site, network);
+        let expected = Changes {
+            added: 3,
+            off: 2,
+            moved: 2,
+            updated: 3,
+        };
+        assert_eq!((changes, changes.kinds()), (expected, 4));
         later.check().expect("a consistent site");
         let (before, after): (BTreeSet<_>, BTreeSet<_>) = (
             site.addresses().into_iter().collect(),

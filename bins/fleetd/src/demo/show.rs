@@ -36,7 +36,12 @@ impl Show {
         }
     }
 
-    /// Prints a step before the scan.
+    /// Whether standard output has only JSON lines.
+    pub(super) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Prints a step of the demonstration.
     pub(super) fn step(&self, text: &str) -> io::Result<()> {
         if self.json { Ok(()) } else { print(text) }
     }
@@ -163,7 +168,7 @@ impl Show {
             ..
         } = DeviceLogin::demo();
         let lines = format!(
-            "\nThe demonstration runs until Ctrl-C.\n  web page   {base}/\n  e-mail     {email}\n  password   {password}\n  key        {key}\n  try        FLEET_API_KEY={key} fleetctl --server {base} devices list\n\nMost devices accept the user name {username} and the password {device}; one in ten still has its default password.\n  pair       Devices > Pair all unpaired on the page, or\n             FLEET_API_KEY={key} FLEET_DEVICE_PASSWORD={device} fleetctl --server {base} devices pair-all --node {node} --try-defaults"
+            "\nThe demonstration runs until Ctrl-C.\n  web page   {base}/\n  e-mail     {email}\n  password   {password}\n  key        {key}\n  try        FLEET_API_KEY={key} fleetctl --server {base} devices list\n\nThe devices were paired with the user name {username} and the password {device}. One in ten still has its default password:\n  pair       Devices > Pair all unpaired on the page, with default passwords, or\n             FLEET_API_KEY={key} FLEET_DEVICE_PASSWORD={device} fleetctl --server {base} devices pair-all --node {node} --try-defaults"
         );
         if self.json {
             writeln!(io::stderr(), "{lines}")

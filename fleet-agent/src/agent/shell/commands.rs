@@ -65,6 +65,9 @@ impl Shell {
                 if self.naming() == Naming::Own {
                     task.host_names = self.agent.options.host_names();
                 }
+                // Upstream's nodes do not read the neighbor table. Their server knows devices by their identifier alone,
+                // so a device that they reported would appear a second time.
+                task.link_identity = self.naming() == Naming::Own;
                 task.note_hosts = !self.server.has(Capability::Hosts);
                 tracing::info!(%command, entries = task.entries.len(), ports = task.ports.len(), "a scan starts");
                 let resolver = &self.agent.options.resolver;

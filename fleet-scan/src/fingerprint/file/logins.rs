@@ -7,7 +7,7 @@ use toml::Spanned;
 use super::{Fault, pattern};
 use crate::fingerprint::{
     login::{BodyType, DigestRule, JsonPath, KnownLogin, LoginRule, Shown, TokenRule},
-    rule::{Protocol, Request, is_query, is_read_path},
+    request::{Protocol, Request, is_query, is_read_path},
 };
 
 /// The limit of logins of older releases, and of default credentials.

@@ -242,7 +242,9 @@ pub(crate) fn is_read_only(request: &str) -> bool {
     };
     let lower = request.to_ascii_lowercase();
     let is_anonymous = !lower.contains("\r\nauthorization:") && !lower.contains("\r\ncookie:");
-    let is_read = asked.starts_with('/') || asked.starts_with(r#"POST /graphql {"query":"{"#);
+    let is_read = asked.starts_with('/')
+        || asked.starts_with(r#"POST /graphql {"query":"{"#)
+        || asked == "POST /user/userpanel post=4";
     READS.contains(&asked.as_str()) || (is_anonymous && is_read)
 }
 

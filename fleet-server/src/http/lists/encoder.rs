@@ -107,8 +107,19 @@ fn object(row: &Value) -> String {
 }
 
 /// The cell of a column, which is a path of names in the JSON of the row. It is empty where the JSON has no value, and
-/// joins the values of a list.
+/// joins the values of a list. A path through a list takes the value of each of its objects, each once.
 pub(super) fn cell(row: &Value, column: &str) -> String {
+    if let Some((list, rest)) = column.split_once('.')
+        && let Some(Value::Array(parts)) = row.get(list)
+    {
+        let mut cells: Vec<String> = Vec::new();
+        for cell in parts.iter().map(|part| cell(part, rest)) {
+            if !cells.contains(&cell) {
+                cells.push(cell);
+            }
+        }
+        return text::cell(&cells.join("; ")).into_owned();
+    }
     let value = column
         .split('.')
         .try_fold(row, |value, name| value.get(name));
@@ -175,6 +186,15 @@ mod tests {
             encoded(Format::Csv, &[&[row]]),
             "id,model,ledger.silent\n80; 443,GET /; =x,\n"
         );
+    }
+
+    #[test]
+    fn a_column_of_a_list_of_objects_has_each_value_once() {
+        let row = json!({"shares": [
+            {"node": "=a", "site": "north"}, {"node": "b", "site": "north"}, {"site": ""},
+        ]});
+        assert_eq!(cell(&row, "shares.node"), "'=a; b; ");
+        assert_eq!(cell(&row, "shares.site"), "north; ");
     }
 
     #[test]

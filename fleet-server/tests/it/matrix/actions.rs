@@ -112,6 +112,7 @@ const ACTIONS: &[(&str, Action)] = &[
     ("CreateOperator", Named("operator.create")),
     ("SetOperatorRole", Named("operator.set_role")),
     ("ResetOperatorPassword", Named("operator.reset_password")),
+    ("UnlinkOperator", Named("operator.unlink")),
     ("RemoveOperator", Named("operator.remove")),
     (
         "WatchScan",

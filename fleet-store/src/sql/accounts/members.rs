@@ -9,7 +9,7 @@ use crate::{
     ListPage, Member, MemberError, MemberSession, Members,
     sql::{
         audit,
-        entity::{browser_session, operator, operator_key, operator_password},
+        entity::{browser_session, operator, operator_key, operator_link, operator_password},
         prelude::*,
     },
 };
@@ -40,6 +40,13 @@ impl Members for SqlStore {
                 .into_iter()
                 .map(|password| password.operator_id)
                 .collect();
+            let mut issuers: BTreeMap<i64, String> = operator_link::Entity::find()
+                .filter(operator_link::Column::OperatorId.is_in(ids.clone()))
+                .all(db)
+                .await?
+                .into_iter()
+                .map(|link| (link.operator_id, link.issuer))
+                .collect();
             let keys: BTreeMap<i64, i64> = operator_key::Entity::find()
                 .filter(operator_key::Column::OperatorId.is_in(ids))
                 .filter(living(now))
@@ -54,6 +61,7 @@ impl Members for SqlStore {
                 .collect();
             let held = |id| keys.get(&id).and_then(|held| u32::try_from(*held).ok());
             let member = |row: operator::Model| Member {
+                issuer: issuers.remove(&row.id),
                 id: OperatorId(row.id),
                 email: row.email,
                 role: row.role.0,
@@ -177,7 +185,7 @@ impl Members for SqlStore {
 
 /// Locks the organization, and then its operator. Two administrators who remove each other are serialized by
 /// the first lock.
-async fn member(
+pub(super) async fn member(
     tx: &DatabaseTransaction,
     org: OrgId,
     id: OperatorId,
@@ -192,8 +200,19 @@ async fn leave_an_admin(
     tx: &DatabaseTransaction,
     leaving: &operator::Model,
 ) -> Result<(), Failure<MemberError>> {
+    if is_last_admin(tx, leaving).await? {
+        return refuse(MemberError::LastAdmin(OperatorId(leaving.id)));
+    }
+    Ok(())
+}
+
+/// Whether an operator is the last administrator of its organization. The caller holds the organization's lock.
+pub(super) async fn is_last_admin(
+    tx: &DatabaseTransaction,
+    leaving: &operator::Model,
+) -> Result<bool, DbErr> {
     if leaving.role.0 != Role::Admin {
-        return Ok(());
+        return Ok(false);
     }
     let others = operator::Entity::find()
         .filter(operator::Column::OrgId.eq(leaving.org_id))
@@ -202,8 +221,5 @@ async fn leave_an_admin(
         .filter(operator::Column::Id.ne(leaving.id))
         .count(tx)
         .await?;
-    if others == 0 {
-        return refuse(MemberError::LastAdmin(OperatorId(leaving.id)));
-    }
-    Ok(())
+    Ok(others == 0)
 }

@@ -19,6 +19,7 @@ pub(super) fn read(row: browser_session::Model) -> BrowserSession {
         from: row.from_address.map(|from| from.0),
         agent: row.agent,
         key: row.key_id.map(KeyId),
+        issuer: row.issuer,
     }
 }
 

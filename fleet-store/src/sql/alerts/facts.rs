@@ -15,12 +15,14 @@ use super::{
     rules,
 };
 use crate::{
-    AlertRuleRow,
+    AlertRuleRow, NodeOfSite,
     sql::{
         entity::{
-            alert_channel, alert_delivery, alert_rule, alert_scan, alert_silence, node, scan, site,
+            alert_channel, alert_delivery, alert_rule, alert_scan, alert_silence, node, scan,
+            scan_share,
         },
         prelude::*,
+        results::load::nodes_of_sites,
     },
 };
 
@@ -55,9 +57,9 @@ pub(super) async fn ended_scans(
 /// An ended scan with its result.
 pub(super) struct Ended {
     row: scan::Model,
-    node: String,
-    site: SiteId,
-    site_name: String,
+    shares: Vec<scan_share::Model>,
+    nodes: BTreeMap<NodeId, NodeOfSite>,
+    sites: BTreeMap<SiteId, String>,
     /// None if no rule watches devices.
     result: Option<ScanResult>,
 }
@@ -66,21 +68,29 @@ pub(super) async fn load(db: &impl ConnectionTrait, id: ScanId) -> Result<Option
     let Some(row) = scan::Entity::find_by_id(AsText(id)).one(db).await? else {
         return Ok(None);
     };
-    let node = node::Entity::find_by_id(row.node_id).one(db).await?;
-    let node = node.ok_or_else(|| unreadable("scan", "its node is missing"))?;
-    let site = site::Entity::find_by_id(node.site_id).one(db).await?;
+    let shares = scan_share::Entity::find()
+        .filter(scan_share::Column::ScanId.eq(row.id))
+        .order_by_asc(scan_share::Column::NodeId)
+        .all(db)
+        .await?;
+    let of_scan = shares.iter().map(|share| share.node_id).collect();
+    let nodes = nodes_of_sites(db, &of_scan).await?;
+    let sites = nodes
+        .values()
+        .map(|node| (node.site, node.site_name.clone()));
+    let sites = sites.collect();
     let watched = rules(db, OrgId(row.org_id)).await?;
     let watches = |rule: &AlertRuleRow| rule.rule.rule.event.is_of_devices();
     let result = if watched.iter().any(watches) {
-        Some(ScanResult::load(db, id, SiteId(node.site_id)).await?)
+        Some(ScanResult::load(db, id).await?)
     } else {
         None
     };
     Ok(Some(Ended {
         row,
-        node: node.name,
-        site: SiteId(node.site_id),
-        site_name: site.map(|site| site.name).unwrap_or_default(),
+        shares,
+        nodes,
+        sites,
         result,
     }))
 }
@@ -106,8 +116,11 @@ pub(super) async fn settle_scan(
             let counts_missing = |rule: &AlertRuleRow| {
                 rule.rule.enabled && rule.rule.rule.event == AlertEvent::DeviceMissing
             };
-            let of_site = rules.iter().any(counts_missing).then_some(ended.site);
-            let known = observed::known(tx, of_site, result).await?;
+            let mut sites = Vec::new();
+            if rules.iter().any(counts_missing) {
+                sites.extend(ended.sites.keys().copied());
+            }
+            let known = observed::known(tx, &sites, result).await?;
             let found = observe(&known, &result.observed(&known), since);
             observed::store(tx, org, &found.changed).await?;
             found
@@ -122,7 +135,7 @@ pub(super) async fn settle_scan(
                 event: rule.rule.rule.event.as_str(),
                 message: &message,
                 scan: Some(id.0),
-                node: Some(NodeId(ended.row.node_id)),
+                node: ended.only_node(),
             };
             outbox.add(rule, &new)?;
         }
@@ -130,16 +143,42 @@ pub(super) async fn settle_scan(
     outbox.store(tx).await
 }
 
+impl Ended {
+    /// The node of the scan; none if it has several.
+    fn only_node(&self) -> Option<NodeId> {
+        match self.shares.as_slice() {
+            [only] => Some(NodeId(only.node_id)),
+            _ => None,
+        }
+    }
+
+    /// The nodes on which it failed, each with the reason. A scan that failed as a whole failed on every node without a
+    /// result.
+    fn failed(&self) -> Vec<(String, String)> {
+        let whole = self.row.state.0 == ScanState::Failed;
+        let failed = |share: &&scan_share::Model| {
+            let state = share.state.0;
+            state == ScanState::Failed || whole && state == ScanState::Expired
+        };
+        let failed = self.shares.iter().filter(failed);
+        let part = |share: &scan_share::Model| {
+            let node = self.nodes.get(&NodeId(share.node_id));
+            let name = node.map(|node| node.name.clone()).unwrap_or_default();
+            (name, share.reason.clone())
+        };
+        failed.map(part).collect()
+    }
+}
+
 fn message(rule: &AlertRuleRow, ended: &Ended, facts: &[DeviceFact]) -> Option<AlertMessage> {
     let rule = &rule.rule.rule;
     match rule.event {
-        AlertEvent::ScanFailed => (ended.row.state.0 == ScanState::Failed)
-            .then(|| AlertMessage::of_failed_scan(&ended.node, &ended.row.reason)),
+        AlertEvent::ScanFailed => AlertMessage::of_failed_scan(&ended.failed(), ended.shares.len()),
         AlertEvent::NodeSilent => None,
         AlertEvent::NewDevice
         | AlertEvent::DeviceMissing
         | AlertEvent::DeviceMoved
-        | AlertEvent::FirmwareChanged => AlertMessage::of_devices(rule, facts, &ended.site_name),
+        | AlertEvent::FirmwareChanged => AlertMessage::of_devices(rule, facts, &ended.sites),
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use fleet_core::{DeviceFacts, Mac};
 use fleet_inventory::{Known, Later, Observed, Seen};
-use sea_orm::{FromQueryResult, JoinType, sea_query::Query};
+use sea_orm::{FromQueryResult, JoinType};
 
 use crate::sql::{
     codec,
@@ -28,22 +28,9 @@ pub(super) struct ScanResult {
 }
 
 impl ScanResult {
-    /// Loads the result of a scan, with the outcomes of the targets at one site: an address means one host only within a
-    /// site.
-    pub(super) async fn load(
-        db: &impl ConnectionTrait,
-        scan: ScanId,
-        site: SiteId,
-    ) -> Result<Self, DbErr> {
-        let nodes: Vec<i64> = node::Entity::find()
-            .filter(node::Column::SiteId.eq(site.0))
-            .select_only()
-            .column(node::Column::Id)
-            .into_tuple()
-            .all(db)
-            .await?;
-        let mut chunks = load::chunks(db, scan).await?;
-        chunks.retain(|chunk| nodes.contains(&chunk.node));
+    /// Loads the result of a scan.
+    pub(super) async fn load(db: &impl ConnectionTrait, scan: ScanId) -> Result<Self, DbErr> {
+        let chunks = load::chunks(db, scan).await?;
         let mut loaded = Loaded::load(db, scan).await?;
         let survivors = load::survivors(db, &[&loaded]).await?;
         loaded.resolve(&survivors);
@@ -66,14 +53,12 @@ impl ScanResult {
     }
 
     pub(super) fn observed(&self, known: &BTreeMap<DeviceId, Known>) -> Observed<'_> {
-        let endpoints: BTreeSet<Endpoint> =
-            known.values().map(|known| known.seen.endpoint).collect();
-        let scanned: Vec<_> = self.chunks.iter().map(Chunk::scanned).collect();
+        let locations = known.values().map(|known| known.seen.location());
         Observed {
             later: Later {
                 seen: &self.loaded.seen,
                 rejected: self.loaded.owned_elsewhere(),
-                outcomes: fleet_discovery::endpoint_outcomes(&scanned, &endpoints),
+                outcomes: load::outcomes(&self.chunks, locations),
             },
             first_seen: self.first_seen.clone(),
         }
@@ -88,6 +73,8 @@ fn ids(loaded: &Loaded) -> Vec<i64> {
 #[derive(FromQueryResult)]
 struct StoredDevice {
     device_id: i64,
+    node_id: Option<i64>,
+    site_id: Option<i64>,
     ip: AsText<IpAddr>,
     port: i64,
     former_ip: Option<AsText<IpAddr>>,
@@ -98,20 +85,15 @@ struct StoredDevice {
     mac: Option<AsText<Mac>>,
 }
 
-/// The state of the devices of a result and, if a site is given, of all devices of its nodes.
+/// The state of the devices of a result, and of all devices of the nodes of these sites.
 pub(super) async fn known(
     tx: &DatabaseTransaction,
-    of_site: Option<SiteId>,
+    sites: &[SiteId],
     result: &ScanResult,
 ) -> Result<BTreeMap<DeviceId, Known>, DbErr> {
     let mut known = BTreeMap::new();
-    if let Some(site) = of_site {
-        let nodes = Query::select()
-            .column(node::Column::Id)
-            .from(node::Entity)
-            .and_where(node::Column::SiteId.eq(site.0))
-            .to_owned();
-        let filter = device::Column::NodeId.in_subquery(nodes);
+    if !sites.is_empty() {
+        let filter = node::Column::SiteId.is_in(sites.iter().map(|site| site.0));
         read(tx, Condition::all().add(filter), &mut known).await?;
     }
     for part in ids(&result.loaded).chunks(IDS) {
@@ -142,11 +124,21 @@ async fn read(
             device::Column::Manufacturer,
             device::Column::Mac,
         ])
+        .column(device::Column::NodeId)
+        .column(node::Column::SiteId)
         .join(
             JoinType::InnerJoin,
             alert_device::Entity::belongs_to(device::Entity)
                 .from(C::DeviceId)
                 .to(device::Column::Id)
+                .into(),
+        )
+        // The server itself found devices without a node.
+        .join(
+            JoinType::LeftJoin,
+            device::Entity::belongs_to(node::Entity)
+                .from(device::Column::NodeId)
+                .to(node::Column::Id)
                 .into(),
         )
         .filter(device::Column::DeletedAt.is_null())
@@ -158,6 +150,8 @@ async fn read(
         let device = DeviceId(row.device_id);
         let seen = Seen {
             device,
+            site: SiteId(row.site_id.unwrap_or(0)),
+            node: NodeId(row.node_id.unwrap_or(0)),
             endpoint: Endpoint {
                 ip: row.ip.0,
                 port: codec::read_port(row.port)?,

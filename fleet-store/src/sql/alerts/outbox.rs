@@ -217,7 +217,29 @@ fn due(now: Timestamp) -> Select<alert_delivery::Entity> {
         .filter(is_waiting())
         .filter(C::DueAt.lte(Micros(now)))
         .filter(free)
-        .order_by_asc(C::DueAt)
+}
+
+/// The organizations with due messages, first those with the fewest messages in progress. One with thousands of messages
+/// to slow receivers must not hold up the others.
+async fn by_turn(tx: &DatabaseTransaction, now: Timestamp) -> Result<Vec<i64>, DbErr> {
+    let mut orgs: Vec<i64> = due(now)
+        .select_only()
+        .column(C::OrgId)
+        .group_by(C::OrgId)
+        .order_by_asc(C::DueAt.min())
+        .into_tuple()
+        .all(tx)
+        .await?;
+    let in_progress: Vec<i64> = alert_delivery::Entity::find()
+        .filter(is_waiting())
+        .filter(C::LeasedUntil.gt(Micros(now)))
+        .select_only()
+        .column(C::OrgId)
+        .into_tuple()
+        .all(tx)
+        .await?;
+    orgs.sort_by_key(|org| in_progress.iter().filter(|busy| *busy == org).count());
+    Ok(orgs)
 }
 
 pub(super) async fn any_due(db: &impl ConnectionTrait, now: Timestamp) -> Result<bool, DbErr> {
@@ -229,12 +251,24 @@ pub(super) async fn lease(
     now: Timestamp,
     limit: u64,
 ) -> Result<Vec<LeasedAlert>, DbErr> {
-    // Two servers that look at the same time take different messages.
-    let rows = due(now)
-        .limit(limit)
-        .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
-        .all(tx)
-        .await?;
+    let mut rows = Vec::new();
+    let orgs = by_turn(tx, now).await?;
+    for (place, org) in orgs.iter().enumerate() {
+        let left = limit.saturating_sub(rows.len() as u64);
+        let part = left.div_ceil((orgs.len() - place) as u64);
+        if part == 0 {
+            break;
+        }
+        // Two servers that look at the same time take different messages.
+        let of_org = due(now)
+            .filter(C::OrgId.eq(*org))
+            .order_by_asc(C::DueAt)
+            .limit(part)
+            .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
+            .all(tx)
+            .await?;
+        rows.extend(of_org);
+    }
     let ids = rows.iter().map(|row| row.id);
     alert_delivery::Entity::update_many()
         .col_expr(C::LeasedUntil, Micros(now.plus(ALERT_LEASE)).into())

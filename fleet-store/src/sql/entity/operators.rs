@@ -67,6 +67,27 @@ entity! {
         pub expires_at: Micros,
         pub from_address: Option<AsText<IpAddr>>,
         pub agent: String,
+        pub issuer: Option<String>,
+    }
+}
+
+entity! {
+    operator_link "operator_link" {
+        #[sea_orm(primary_key)]
+        pub id: i64,
+        pub org_id: i64,
+        pub operator_id: i64,
+        pub issuer: String,
+        pub subject: String,
+        pub linked_at: Micros,
+    }
+}
+
+entity! {
+    used_attempt "used_attempt" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub hash: Hash,
+        pub expires_at: Micros,
     }
 }
 

@@ -45,6 +45,18 @@ entity! {
         /// The changes since the previous scan; none until it was compared.
         pub changes: Option<String>,
         pub name: String,
+        /// When retention removed it. It is hidden, and its rows are deleted in parts.
+        pub removed_at: Option<Micros>,
+    }
+}
+
+entity! {
+    /// The id of a scan that retention removed.
+    removed_scan "removed_scan" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub scan_id: AsText<ScanId>,
+        pub org_id: i64,
+        pub removed_at: Micros,
     }
 }
 
@@ -61,6 +73,8 @@ entity! {
         pub reason: String,
         /// The targets of the node, without the skipped ones.
         pub targets: i64,
+        /// The probes per second of the node; 0 if unknown.
+        pub rate: i64,
         pub chunks: i64,
         pub chunks_done: i64,
         /// The targets of all chunks. A target is in several, one for each share of its ports.
@@ -204,7 +218,7 @@ entity! {
 }
 
 entity! {
-    /// When deadlines were last checked. It has one row.
+    /// When deadlines were last checked, and a row that is the lock of the removal of scans.
     sweep "sweep" {
         #[sea_orm(primary_key, auto_increment = false)]
         pub id: i64,

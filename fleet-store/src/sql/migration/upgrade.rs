@@ -9,7 +9,7 @@ use super::{Migrator, STEPS, Step};
 use crate::{SqlStore, StoreOptions};
 
 /// Rows that fit each schema, oldest first. A migration must keep them all. `KEY` stands for 32 bytes, `ID` for 16.
-const ROWS: [&[&str]; 15] = [
+const ROWS: [&[&str]; 18] = [
     &[
         "INSERT INTO org (id, name, created_at) VALUES (1, 'acme', 1)",
         "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (1, 1, 'ann@acme.test', 'admin', 1)",
@@ -78,6 +78,13 @@ const ROWS: [&[&str]; 15] = [
         "INSERT INTO device_note (device_id, org_id, text, changed_by, changed_at) VALUES (9, 1, 'loud', 1, 1)",
     ],
     &["UPDATE scan SET changes = '{}' WHERE id = 's1'"],
+    &["INSERT INTO removed_scan (scan_id, org_id, removed_at) VALUES ('s0', 1, 1)"],
+    &[
+        "INSERT INTO operator_link (org_id, operator_id, issuer, subject, linked_at) VALUES (1, 1, 'https://id.test', '7', 1)",
+        "INSERT INTO browser_session (hash, operator_id, created_at, expires_at, agent, issuer) VALUES (KEY, 1, 1, 2, '', 'https://id.test')",
+        "INSERT INTO used_attempt (hash, expires_at) VALUES (KEY, 1)",
+    ],
+    &["UPDATE scan_share SET rate = 500 WHERE scan_id = 's4'"],
 ];
 
 /// The newest schema and a migration of this test after it.

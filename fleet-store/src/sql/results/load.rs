@@ -5,16 +5,16 @@ use std::{
     net::IpAddr,
 };
 
-use fleet_core::RejectReason;
-use fleet_discovery::{ChunkCommand, ChunkFacts, ScannedChunk, Scope, Tally};
-use fleet_inventory::Seen;
+use fleet_core::{EndpointOutcome, RejectReason};
+use fleet_discovery::{ChunkCommand, ChunkFacts, ScannedChunk, Scope, Tally, endpoint_outcomes};
+use fleet_inventory::{Location, Seen};
 use sea_orm::{FromQueryResult, JoinType};
 
 use crate::{
-    RejectedReport,
+    NodeOfSite, RejectedReport,
     sql::{
         codec,
-        entity::{chunk, device, identity_change, report_row},
+        entity::{chunk, command, device, identity_change, node, report_row, site},
         ledger,
         prelude::*,
     },
@@ -26,6 +26,8 @@ pub(in crate::sql) struct Loaded {
     pub(in crate::sql) seen: Vec<Seen>,
     pub(in crate::sql) rejected: Vec<RejectedReport>,
     pub(in crate::sql) identifiers: BTreeMap<DeviceId, DeviceIdentifier>,
+    /// The nodes that reported.
+    pub(in crate::sql) nodes: BTreeMap<NodeId, NodeOfSite>,
     /// The number of stored refusals of each reason, over all commands.
     refusals: BTreeMap<RejectReason, u64>,
     /// Records that were merged into others.
@@ -34,6 +36,7 @@ pub(in crate::sql) struct Loaded {
 
 #[derive(FromQueryResult)]
 struct StoredRow {
+    node_id: i64,
     ip: AsText<IpAddr>,
     port: i64,
     identifier: String,
@@ -60,8 +63,16 @@ impl Loaded {
                 C::DeviceId,
                 C::Facts,
             ])
+            .column(command::Column::NodeId)
             .column_as(device::Column::Identifier, "device_identifier")
             .column(device::Column::DeletedAt)
+            .join(
+                JoinType::InnerJoin,
+                report_row::Entity::belongs_to(command::Entity)
+                    .from(C::CommandId)
+                    .to(command::Column::Id)
+                    .into(),
+            )
             .join(
                 JoinType::LeftJoin,
                 report_row::Entity::belongs_to(device::Entity)
@@ -75,7 +86,11 @@ impl Loaded {
             .into_model::<StoredRow>()
             .all(db)
             .await?;
-        let mut loaded = Self::default();
+        let nodes = rows.iter().map(|row| row.node_id).collect();
+        let mut loaded = Self {
+            nodes: nodes_of_sites(db, &nodes).await?,
+            ..Self::default()
+        };
         let mut latest = BTreeMap::new();
         for row in rows {
             if let Some(AsText(reason)) = row.refusal {
@@ -95,6 +110,7 @@ impl Loaded {
 
     fn add(&mut self, endpoint: Endpoint, row: StoredRow) -> Result<(), DbErr> {
         let device = row.device_id.map(DeviceId);
+        let node = NodeId(row.node_id);
         if let (Some(device), Some(AsText(identifier))) = (device, row.device_identifier) {
             if row.deleted_at.is_some() {
                 self.ended.insert(device);
@@ -108,9 +124,12 @@ impl Loaded {
                 identifier: row.identifier,
                 reason,
                 device,
+                node,
             }),
             (None, Some(device)) => self.seen.push(Seen {
                 device,
+                site: self.nodes.get(&node).map_or(SiteId(0), |node| node.site),
+                node,
                 endpoint,
                 facts: row
                     .facts
@@ -150,6 +169,38 @@ impl Loaded {
     pub(in crate::sql) fn stored_refusals(&self) -> &BTreeMap<RejectReason, u64> {
         &self.refusals
     }
+}
+
+/// The names and sites of nodes, also of revoked ones.
+pub(in crate::sql) async fn nodes_of_sites(
+    db: &impl ConnectionTrait,
+    ids: &BTreeSet<i64>,
+) -> Result<BTreeMap<NodeId, NodeOfSite>, DbErr> {
+    let rows: Vec<(i64, String, i64, String)> = node::Entity::find()
+        .select_only()
+        .columns([node::Column::Id, node::Column::Name])
+        .columns([site::Column::Id, site::Column::Name])
+        .join(
+            JoinType::InnerJoin,
+            node::Entity::belongs_to(site::Entity)
+                .from(node::Column::SiteId)
+                .to(site::Column::Id)
+                .into(),
+        )
+        .filter(node::Column::Id.is_in(ids.iter().copied()))
+        .into_tuple()
+        .all(db)
+        .await?;
+    let row = |(id, name, site, site_name)| {
+        let site = SiteId(site);
+        let node = NodeOfSite {
+            name,
+            site,
+            site_name,
+        };
+        (NodeId(id), node)
+    };
+    Ok(rows.into_iter().map(row).collect())
 }
 
 /// The surviving records of merges.
@@ -252,6 +303,7 @@ async fn identifiers(
 /// A chunk with what its node reported.
 pub(in crate::sql) struct Chunk {
     pub(in crate::sql) node: i64,
+    pub(in crate::sql) site: SiteId,
     scope: Scope,
     outcomes: Option<Vec<u8>>,
     grade: Option<fleet_core::outcome::Grade>,
@@ -271,9 +323,30 @@ impl Chunk {
     }
 }
 
+/// What a scan shows about locations. Those of a site follow from the chunks of its own nodes: an address means one host
+/// only within a site.
+pub(in crate::sql) fn outcomes(
+    chunks: &[Chunk],
+    locations: impl Iterator<Item = Location>,
+) -> BTreeMap<Location, EndpointOutcome> {
+    let mut sites: BTreeMap<SiteId, BTreeSet<Endpoint>> = BTreeMap::new();
+    for Location { site, endpoint } in locations {
+        sites.entry(site).or_default().insert(endpoint);
+    }
+    let mut found = BTreeMap::new();
+    for (site, endpoints) in sites {
+        let own = chunks.iter().filter(|chunk| chunk.site == site);
+        let own: Vec<_> = own.map(Chunk::scanned).collect();
+        let outcomes = endpoint_outcomes(&own, &endpoints).into_iter();
+        found.extend(outcomes.map(|(endpoint, outcome)| (Location { site, endpoint }, outcome)));
+    }
+    found
+}
+
 #[derive(FromQueryResult)]
 struct StoredChunk {
     node_id: i64,
+    site_id: i64,
     scope: AsText<Scope>,
     command: String,
     outcomes: Option<Vec<u8>>,
@@ -288,6 +361,14 @@ pub(in crate::sql) async fn chunks(
     let rows = chunk::Entity::find()
         .select_only()
         .columns([C::NodeId, C::Scope, C::Command, C::Outcomes, C::Grade])
+        .column(node::Column::SiteId)
+        .join(
+            JoinType::InnerJoin,
+            chunk::Entity::belongs_to(node::Entity)
+                .from(C::NodeId)
+                .to(node::Column::Id)
+                .into(),
+        )
         .filter(C::ScanId.eq(AsText(scan)))
         .order_by_asc(C::Position)
         .into_model::<StoredChunk>()
@@ -296,6 +377,7 @@ pub(in crate::sql) async fn chunks(
     let read = |row: StoredChunk| {
         Ok(Chunk {
             node: row.node_id,
+            site: SiteId(row.site_id),
             scope: row.scope.0,
             outcomes: row.outcomes,
             grade: row.grade.as_deref().map(ledger::read_grade).transpose()?,

@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use fleet_discovery::{OpenScan, PastScan};
-use sea_orm::sea_query::{ExprTrait, Query};
+use fleet_core::TargetOutcome;
+use fleet_discovery::{AddressList, ChunkCommand, OpenScan, PastScan};
 
 use crate::{
     ScanHistory,
     sql::{
         codec,
-        entity::{chunk, scan, scan_share},
+        entity::{chunk, command, scan, scan_share},
         nodes,
         prelude::*,
     },
@@ -41,43 +41,53 @@ pub(super) async fn history(
         Some(open_scan(scan, share))
     });
     let open = open.collect::<Result<Vec<_>, DbErr>>()?;
+    Ok(ScanHistory {
+        open,
+        past: past(db, org, node).await?,
+    })
+}
+
+async fn past(db: &impl ConnectionTrait, org: OrgId, node: NodeId) -> Result<Vec<PastScan>, DbErr> {
     // A scan that was canceled or failed does not show how long it would have taken.
     let complete = [ScanState::Completed, ScanState::Partial].map(AsText);
-    // The time of a scan over several nodes does not show how long one of them takes.
-    let others = Query::select()
-        .expr(Expr::val(1))
-        .from(scan_share::Entity)
-        .and_where(ExprTrait::equals(
-            Expr::col((scan_share::Entity, scan_share::Column::ScanId)),
-            (scan::Entity, scan::Column::Id),
-        ))
-        .and_where(scan_share::Column::NodeId.ne(node.0))
-        .to_owned();
-    let past = scan::Entity::find()
-        .filter(scan::Column::OrgId.eq(org.0))
-        .filter(scan::Column::NodeId.eq(node.0))
-        .filter(Expr::exists(others).not())
-        .filter(scan::Column::State.is_in(complete))
-        .order_by_desc(scan::Column::Id)
+    let shares = scan_share::Entity::find()
+        .filter(scan_share::Column::OrgId.eq(org.0))
+        .filter(scan_share::Column::NodeId.eq(node.0))
+        .filter(scan_share::Column::State.is_in(complete))
+        // Ids contain their time, so their order is the order of creation.
+        .order_by_desc(scan_share::Column::ScanId)
         .limit(PAST_SCANS)
         .all(db)
         .await?;
-    let mut chunks: BTreeMap<AsText<ScanId>, Vec<chunk::Model>> = BTreeMap::new();
-    let found = chunk::Entity::find()
-        .filter(chunk::Column::ScanId.is_in(past.iter().map(|scan| scan.id)))
+    let scans = || shares.iter().map(|share| share.scan_id);
+    let mut parts: BTreeMap<AsText<ScanId>, Parts> = BTreeMap::new();
+    let chunks = chunk::Entity::find()
+        .filter(chunk::Column::ScanId.is_in(scans()))
+        .filter(chunk::Column::NodeId.eq(node.0))
         .all(db)
         .await?;
-    for chunk in found {
-        chunks.entry(chunk.scan_id).or_default().push(chunk);
+    for chunk in chunks {
+        parts.entry(chunk.scan_id).or_default().chunks.push(chunk);
     }
-    let past = past.into_iter().filter_map(|row| {
-        let chunks = chunks.remove(&row.id).unwrap_or_default();
-        past_scan(&row, &chunks).transpose()
+    let commands = command::Entity::find()
+        .filter(command::Column::ScanId.is_in(scans()))
+        .filter(command::Column::NodeId.eq(node.0))
+        .filter(command::Column::State.eq(AsText(CommandState::Acked)))
+        // The last command of a chunk replaces those that the node answered with BUSY.
+        .order_by_asc(command::Column::IssuedAt)
+        .all(db)
+        .await?;
+    for command in commands {
+        if let Some(scan) = command.scan_id {
+            let parts = parts.entry(scan).or_default();
+            parts.commands.insert(command.position, command);
+        }
+    }
+    let past = shares.iter().filter_map(|share| {
+        let parts = parts.remove(&share.scan_id).unwrap_or_default();
+        parts.past_scan(share).transpose()
     });
-    Ok(ScanHistory {
-        open,
-        past: past.collect::<Result<Vec<_>, DbErr>>()?,
-    })
+    past.collect()
 }
 
 fn open_scan(scan: &scan::Model, share: &scan_share::Model) -> Result<OpenScan, DbErr> {
@@ -89,32 +99,81 @@ fn open_scan(scan: &scan::Model, share: &scan_share::Model) -> Result<OpenScan, 
     })
 }
 
-/// None for a scan that never started.
-fn past_scan(row: &scan::Model, chunks: &[chunk::Model]) -> Result<Option<PastScan>, DbErr> {
-    let (Some(started), Some(ended)) = (row.started_at, row.ended_at) else {
-        return Ok(None);
-    };
-    let Some(ledger) = row.ledger.as_deref().map(codec::read_ledger).transpose()? else {
-        return Ok(None);
-    };
-    let mut past = PastScan {
-        addresses: Vec::new(),
-        ports: Vec::new(),
-        commands: read_count(row.chunks)?,
-        answered: ledger.identified + ledger.unidentified + ledger.refused,
-        duration: ended.0.since(started.0),
-    };
-    for chunk in chunks {
-        let list = chunk.scope.0.address_list();
-        // Each share of the ports has chunks of its own with the same addresses.
-        if !past.addresses.contains(&list) {
-            past.addresses.push(list);
+/// The parts of a node in a scan.
+#[derive(Default)]
+struct Parts {
+    chunks: Vec<chunk::Model>,
+    /// The last command of each chunk that the node acknowledged.
+    commands: BTreeMap<i64, command::Model>,
+}
+
+impl Parts {
+    /// None for a share without an acknowledged command. Commands that were lost do not count, nor does the time between
+    /// commands, in which the node may scan for others.
+    fn past_scan(&self, share: &scan_share::Model) -> Result<Option<PastScan>, DbErr> {
+        let times = self.commands.values().filter_map(|command| {
+            let ended = command.ended_at?;
+            Some(ended.0.since(command.issued_at.0))
+        });
+        let duration: Duration = times.sum();
+        if duration.is_zero() {
+            return Ok(None);
         }
-        for port in codec::read_ports(&chunk.ports)? {
-            if !past.ports.contains(&port) {
-                past.ports.push(port);
+        // The answering addresses of each list: those that answered or refused, and those with an open port.
+        let mut lists: Vec<(AddressList, u64, u64)> = Vec::new();
+        let mut ports = Vec::new();
+        let done = |chunk: &&chunk::Model| self.commands.contains_key(&chunk.position);
+        for chunk in self.chunks.iter().filter(done) {
+            if matches!(codec::read_command(&chunk.command)?, ChunkCommand::Mdns(_)) {
+                // Its time is that of listening.
+                return Ok(None);
+            }
+            let list = chunk.scope.0.address_list();
+            let (answered, devices) = chunk.outcomes.as_deref().map_or((0, 0), answers);
+            // Each share of the ports has chunks of its own with the same addresses.
+            match lists.iter_mut().find(|(known, ..)| *known == list) {
+                Some((_, known, open)) => {
+                    (*known, *open) = (answered.max(*known), devices.max(*open))
+                }
+                None => lists.push((list, answered, devices)),
+            }
+            for port in codec::read_ports(&chunk.ports)? {
+                if !ports.contains(&port) {
+                    ports.push(port);
+                }
             }
         }
+        // A node that reports no outcomes still reports its devices.
+        let mut reported: u64 = 0;
+        for command in self.commands.values() {
+            reported += read_count::<u64>(command.rows)?;
+        }
+        let answered: u64 = lists.iter().map(|(_, answered, _)| answered).sum();
+        let devices: u64 = lists.iter().map(|(.., devices)| devices).sum();
+        Ok(Some(PastScan {
+            commands: self.commands.len() as u64,
+            answered: answered.max(reported),
+            devices: devices.max(reported),
+            rate: read_count(share.rate)?,
+            ports,
+            duration,
+            addresses: lists.into_iter().map(|(list, ..)| list).collect(),
+        }))
     }
-    Ok(Some(past))
+}
+
+/// The number of addresses that answered or refused, and of those with an open port, by the outcomes of a chunk.
+fn answers(outcomes: &[u8]) -> (u64, u64) {
+    let (mut answered, mut devices) = (0, 0);
+    for outcome in outcomes.iter().map(|byte| TargetOutcome::from_byte(*byte)) {
+        match outcome {
+            TargetOutcome::Identified | TargetOutcome::Unidentified => {
+                answered += 1;
+                devices += 1;
+            }
+            TargetOutcome::Refused => answered += 1,
+            TargetOutcome::Skipped | TargetOutcome::NotReached | TargetOutcome::Silent => {}
+        }
+    }
+    (answered, devices)
 }

@@ -27,9 +27,14 @@ pub(crate) struct Node {
     folder: PathBuf,
     state: PathBuf,
     flags: Vec<String>,
+    /// Which addresses the node may scan: those of a demonstration, or private ones.
+    policy: &'static str,
     log_filter: String,
     process: Option<Process>,
 }
+
+/// Also permits loopback addresses. Their names are not looked up.
+const DEMO: &str = "--demo-allow-loopback";
 
 impl Node {
     /// Enrolls a node with a new code and confirms it after comparing the fingerprint.
@@ -55,6 +60,7 @@ impl Node {
             folder: world.folder().to_owned(),
             state: state_of(world.folder(), name),
             flags: Vec::new(),
+            policy: DEMO,
             log_filter: "info,fleet_agent=debug".to_owned(),
             process: None,
         }
@@ -62,18 +68,29 @@ impl Node {
 
     /// Starts `fleetnode enroll`.
     pub(crate) fn begin(world: &World, name: &str) -> Dialogue {
+        Self::begin_with(world, name, &[])
+    }
+
+    /// Starts `fleetnode enroll` with more flags.
+    pub(crate) fn begin_with(world: &World, name: &str, flags: &[&str]) -> Dialogue {
         let mut command = binary("fleetnode", world.folder());
         command
             .args(["enroll", "--name", name, "--server-url"])
             .arg(world.server.url())
             .arg("--state-dir")
-            .arg(state_of(world.folder(), name));
+            .arg(state_of(world.folder(), name))
+            .args(flags);
         Dialogue::begin(command)
     }
 
     /// Sets the flags of `fleetnode run` for the next start.
     pub(crate) fn set_flags(&mut self, flags: &[&str]) {
         self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    }
+
+    /// Lets the node scan only one private network, as in operation.
+    pub(crate) fn set_network(&mut self, flag: &'static str) {
+        self.policy = flag;
     }
 
     /// Sets the log filter for the next start.
@@ -100,7 +117,7 @@ impl Node {
     pub(crate) fn spawn(&mut self) {
         let mut command = binary("fleetnode", &self.folder);
         command
-            .args(["run", "--demo-allow-loopback", "--log", &self.log_filter])
+            .args(["run", self.policy, "--log", &self.log_filter])
             .arg("--state-dir")
             .arg(&self.state)
             .args(&self.flags);
@@ -143,6 +160,7 @@ impl Node {
             folder: self.folder.clone(),
             state,
             flags: self.flags.clone(),
+            policy: self.policy,
             log_filter: self.log_filter.clone(),
             process: None,
         }

@@ -8,7 +8,8 @@ use fleet_wire::{
     client::{CallOptions, Channel, ChannelConfig, Incoming},
     fleet::{
         CancelScanRequest, Device, DeviceClient, GetScanRequest, ListDevicesRequest,
-        ListNodesRequest, Node, NodeClient, Scan, ScanClient, StartScanRequest, WatchScanRequest,
+        ListNodesRequest, Node, NodeClient, PlanScanRequest, PlanScanResponse, Scan, ScanClient,
+        StartScanRequest, WatchScanRequest,
     },
     pairing::{
         DiscoverRequest, IpListModeRequest, IpRangeModeRequest, NmapModeRequest,
@@ -48,6 +49,17 @@ impl Operator {
         CallOptions::new()
             .bearer(&self.key)
             .expect("a key is a header value")
+    }
+
+    /// Plans a scan without starting it.
+    pub(crate) async fn plan(&self, node: i64, request: DiscoverRequest) -> PlanScanResponse {
+        let request = PlanScanRequest {
+            fleet_node_id: node,
+            request: Some(request),
+            ..PlanScanRequest::default()
+        };
+        let planned = self.scans.plan_scan(&request, self.call()).await;
+        planned.expect("a scan that can be planned")
     }
 
     /// Starts a scan, which is queued until its node is free.

@@ -16,7 +16,6 @@ pub(super) async fn delete(
     limit: u64,
     now: Timestamp,
 ) -> Result<u64, DbErr> {
-    use scan_event::Column as E;
     let old = scan::Entity::find()
         .select_only()
         .column(scan::Column::Id)
@@ -29,32 +28,43 @@ pub(super) async fn delete(
         .await?;
     let mut deleted = 0;
     for scan in old {
-        let left = limit - deleted;
-        // The first event that stays.
-        let first_kept = scan_event::Entity::find()
-            .select_only()
-            .column(E::Sequence)
-            .filter(E::ScanId.eq(scan))
-            .order_by_asc(E::Sequence)
-            .offset(left)
-            .limit(1)
-            .into_tuple::<i64>()
-            .one(tx)
-            .await?;
-        let mut events = scan_event::Entity::delete_many().filter(E::ScanId.eq(scan));
-        if let Some(first) = first_kept {
-            events = events.filter(E::Sequence.lt(first));
-        } else {
+        let (events, all) = delete_some(tx, scan, limit - deleted).await?;
+        if all {
             scan::Entity::update_many()
                 .col_expr(scan::Column::EventsDeletedAt, Micros(now).into())
                 .filter(scan::Column::Id.eq(scan))
                 .exec(tx)
                 .await?;
         }
-        deleted += events.exec(tx).await?.rows_affected;
+        deleted += events;
         if deleted >= limit {
             break;
         }
     }
     Ok(deleted)
+}
+
+/// Deletes the oldest events of a scan, at most `limit`. Returns their number, and whether these were all.
+pub(super) async fn delete_some(
+    tx: &DatabaseTransaction,
+    scan: AsText<ScanId>,
+    limit: u64,
+) -> Result<(u64, bool), DbErr> {
+    use scan_event::Column as E;
+    let first_kept = scan_event::Entity::find()
+        .select_only()
+        .column(E::Sequence)
+        .filter(E::ScanId.eq(scan))
+        .order_by_asc(E::Sequence)
+        .offset(limit)
+        .limit(1)
+        .into_tuple::<i64>()
+        .one(tx)
+        .await?;
+    let mut events = scan_event::Entity::delete_many().filter(E::ScanId.eq(scan));
+    if let Some(first) = first_kept {
+        events = events.filter(E::Sequence.lt(first));
+    }
+    let deleted = events.exec(tx).await?.rows_affected;
+    Ok((deleted, first_kept.is_none()))
 }
