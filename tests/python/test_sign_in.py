@@ -33,7 +33,7 @@ def fleetctl(world: SignInWorld, *arguments: str) -> str:
 
 
 def operators(world: SignInWorld) -> dict[str, dict]:
-    listed = json.loads(fleetctl(world, "--format", "json", "operators", "list"))
+    listed = json.loads(fleetctl(world, "-o", "json", "operators", "list"))
     return {operator["email"]: operator for operator in listed}
 
 
