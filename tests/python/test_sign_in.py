@@ -49,7 +49,7 @@ def test_an_operator_signs_in_and_the_second_time_without_a_password(world):
     assert browser.session() is None
     browser.visited.clear()
     assert browser.sign_in("ann") == "/"
-    assert not any("/interaction/" in url for url in browser.visited), "the provider knows the browser"
+    assert not any("/login/" in url for url in browser.visited), "the provider knows the browser"
     assert browser.session()["email"] == "ann@example.org"
     assert not any(SECRET in text or urllib.parse.quote(SECRET) in text for text in [world.server.tail(10_000), json.dumps(world.audited())])
 
