@@ -145,6 +145,13 @@ pub struct Smtp {
     pub ca: Option<String>,
 }
 
+impl Smtp {
+    /// Whether the sender is an address, with or without a name.
+    pub fn has_valid_sender(&self) -> bool {
+        self.from.parse::<lettre::message::Mailbox>().is_ok()
+    }
+}
+
 impl fmt::Debug for Smtp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Smtp")

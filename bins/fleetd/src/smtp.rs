@@ -79,14 +79,21 @@ impl SmtpFile {
             SmtpSecurity::StartTls => 587,
             SmtpSecurity::None => 25,
         };
-        Ok(Smtp {
+        let smtp = Smtp {
             host: self.host,
             port: self.port.unwrap_or(port),
             security,
             from: self.from,
             login,
             ca,
-        })
+        };
+        if !smtp.has_valid_sender() {
+            return Err(ConfigError::new(format!(
+                "smtp.from is `{}`: use an address such as Fleet <fleet@example.org>",
+                smtp.from
+            )));
+        }
+        Ok(smtp)
     }
 }
 
@@ -141,6 +148,10 @@ mod tests {
                 "/does/not/exist",
             ),
             (format!("{base}security = \"ssl\"\n"), "`ssl`"),
+            (
+                "host = \"mail.test\"\nfrom = \"fleet\"\n".to_owned(),
+                "smtp.from is `fleet`",
+            ),
             (format!("{named}security = \"none\"\n"), "clear text"),
             (
                 format!("{base}ca-file = \"/does/not/exist\"\n"),

@@ -255,7 +255,8 @@ async fn a_removed_scan_is_answered_with_the_reason() {
         scan_id: scan.clone(),
         ..ListScanHostsRequest::default()
     };
-    let hosts = operator.scans().list_scan_hosts(&hosts, operator.options());
+    let scans = operator.scans();
+    let hosts = scans.list_scan_hosts(&hosts, operator.options());
     let wanted = GetScanDifferenceRequest {
         scan_id: scan.clone(),
         ..GetScanDifferenceRequest::default()
