@@ -15,8 +15,8 @@ use std::{
 
 use fleet_core::{DeviceFacts, Endpoint, Mac, PairOutcome};
 use identity::{
-    has_the_same_make, is_proven_behind_login, is_the_same, is_the_same_behind_login,
-    is_the_same_device, withholds_nothing,
+    has_the_same_make, is_named_alike, is_proven_behind_login, is_the_same,
+    is_the_same_behind_login, is_the_same_device, leave_names_out, withholds_nothing,
 };
 use tokio::{task::spawn_blocking, time::timeout};
 
@@ -373,7 +373,11 @@ impl Pairer {
                     {
                         return Ok(PairReport::failed(ANOTHER_BEHIND));
                     }
-                    return Ok(report(result));
+                    let mut report = report(result);
+                    if !is_named_alike(&target.facts, &device) {
+                        leave_names_out(&mut report.facts);
+                    }
+                    return Ok(report);
                 }
                 Ok(Answer::Unidentified { .. } | Answer::Foreign) => {}
                 Err(error) => failure = Some(error),

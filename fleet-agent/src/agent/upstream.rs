@@ -11,6 +11,8 @@ use fleet_scan::DefaultPassword;
 const DRIVER: &str = "asicrs";
 /// The driver whose plugin reports whether the default password is active.
 const REPORTS_DEFAULT: &str = "proto";
+/// The model of a Proto rig that does not state one.
+const RIG: &str = "Rig";
 /// The port of the CGMiner API, and that of web pages.
 const API: u16 = 4028;
 const WEB: u16 = 80;
@@ -102,7 +104,7 @@ impl Naming {
             ..facts
         };
         let Some(make) = self.make(&facts) else {
-            return (endpoint, facts);
+            return (endpoint, self.with_model(facts));
         };
         let page = Port::new(WEB).map(|port| Endpoint { port, ..endpoint });
         let page =
@@ -138,6 +140,17 @@ impl Naming {
                 (driver == REPORTS_DEFAULT).then_some(active)
             }
         }
+    }
+
+    fn with_model(self, facts: DeviceFacts) -> DeviceFacts {
+        let is_nameless = facts.driver == REPORTS_DEFAULT && facts.model.is_empty();
+        if self == Self::Upstream && is_nameless {
+            return DeviceFacts {
+                model: RIG.to_owned(),
+                ..facts
+            };
+        }
+        facts
     }
 
     fn make(self, facts: &DeviceFacts) -> Option<&'static Make> {
@@ -419,7 +432,11 @@ mod tests {
                 ("asicrs", "Goldshell", "KD6", "2.2.5", 80),
             ),
             (
-                ("proto", "Proto", "Rig", "1.0.1", 443),
+                ("proto", "Proto", "Rig R2", "1.0.1", 443),
+                ("proto", "Proto", "Rig R2", "1.0.1", 443),
+            ),
+            (
+                ("proto", "Proto", "", "1.0.1", 443),
                 ("proto", "Proto", "Rig", "1.0.1", 443),
             ),
         ] {

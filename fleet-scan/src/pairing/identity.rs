@@ -53,6 +53,20 @@ pub(super) fn has_the_same_make(target: &DeviceFacts, device: &DeviceFacts) -> R
     Err(another("make", now, known))
 }
 
+/// Returns whether a driver spells the make as the record does, or the record has none.
+pub(super) fn is_named_alike(target: &DeviceFacts, device: &DeviceFacts) -> bool {
+    let (now, known) = (device.manufacturer.trim(), target.manufacturer.trim());
+    known.is_empty() || now.eq_ignore_ascii_case(known)
+}
+
+/// Removes make, model and firmware from the facts about a paired device whose record another driver named. The next scan
+/// names it as the record does, so both would show as changes of the device.
+pub(super) fn leave_names_out(facts: &mut DeviceFacts) {
+    facts.manufacturer.clear();
+    facts.model.clear();
+    facts.firmware.clear();
+}
+
 /// Checks that the device shows the MAC and serial that are known of it, before anything is sent to it. `neighbor` is the
 /// address of its network interface, where it is on a link of this machine. `shown` is what such devices show.
 ///

@@ -266,6 +266,37 @@ async fn a_plugin_pairs_only_the_device_that_the_server_named() {
     }
 }
 
+#[tokio::test]
+async fn a_plugin_does_not_rename_a_device_that_another_driver_named() {
+    let site = start(site(vec![(Make::Antminer, None)]), 68).await;
+    let behind: Option<Mac> = "02:F1:00:00:00:07".parse().ok();
+    for (recorded, kept) in [
+        ("Acme", true),
+        ("ACME ", true),
+        ("", true),
+        ("Bitmain", false),
+    ] {
+        let plugin: Arc<dyn Driver> = Arc::new(Plugin { behind });
+        let drivers = DriverSet::built_in().with([plugin]).expect("a set");
+        let guard = Guard::policy(AddressPolicy::DEMO);
+        let pairer = Pairer::new(quick(), Arc::new(drivers), guard).with_neighbors(|_| None);
+        let target = PairableDevice {
+            facts: facts("acme", recorded),
+            ..target(&site, 0)
+        };
+        let login = Login::new("root".to_owned(), "word".to_owned());
+        let report = pairer.pair(&target, Some(&login)).await;
+        assert_eq!(
+            report.outcome,
+            PairOutcome::Paired,
+            "{recorded}: {report:?}"
+        );
+        let shown = if kept { "Acme" } else { "" };
+        assert_eq!(report.facts.manufacturer, shown, "{recorded}");
+        assert_eq!(report.facts.mac, behind, "{recorded}");
+    }
+}
+
 /// How often a request with a login reached a device.
 fn logins(site: &RunningSite) -> usize {
     let asked = asked(site).into_iter();
