@@ -34,7 +34,7 @@ export function alertsView(root) {
   const channelForm = newChannelForm();
   root.append(
     h("div", { class: "page-head" }, heading),
-    h("p", { class: "hint" }, "Rules send messages to channels when devices, nodes or scans need attention."),
+    h("p", { class: "hint lead" }, "Rules send messages to channels when devices, nodes or scans need attention."),
     h("div", { class: "account-parts" },
       part("Messages", parts.deliveries),
       part("Rules", parts.rules, manage ? ruleForm.element : null),

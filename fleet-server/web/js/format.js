@@ -99,12 +99,15 @@ export function endpoint(ip, port) {
   return int(port) ? `${host}:${int(port)}` : host;
 }
 
+/** Ports of APIs. The page of a device that was found there is at the port of its scheme. */
+const API_PORTS = [4028, 4433];
+
 /** Returns the URL of a device, or null. Devices choose these texts, so only http and https to a literal address are linked. */
 export function deviceLink({ scheme, ip, port }) {
   if (scheme !== "http" && scheme !== "https") return null;
   if (!/^[0-9a-fA-F.:]+$/.test(ip ?? "") || !int(port)) return null;
   try {
-    return new URL(`${scheme}://${endpoint(ip, port)}/`).href;
+    return new URL(`${scheme}://${endpoint(ip, API_PORTS.includes(int(port)) ? 0 : port)}/`).href;
   } catch {
     return null;
   }
