@@ -626,6 +626,24 @@ def test_a_linked_operator_is_shown_and_unlinked(server, page):
     assert sent(server, "OperatorService/UnlinkOperator") == [{"operatorId": "2"}]
 
 
+AGENTS = {
+    "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) HeadlessChrome/156.0.0.0 Safari/537.36": "Chrome on Linux",
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36 Edg/156.0.0.0": "Edge on Windows",
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.0 Safari/604.1": "Safari on iOS",
+    "Mozilla/5.0 (Macintosh; Intel Mac OS X 10.15; rv:153.0) Gecko/20100101 Firefox/153.0": "Firefox on macOS",
+    HOSTILE: HOSTILE,
+}
+"""User agents of browsers, and their descriptions."""
+
+
+def test_sessions_name_their_browsers(server, page):
+    server.replies["AccountService/ListSessions"] = {"sessions": [{"sessionId": str(at), "email": "ops@example.org", "createdAt": ago(5), "userAgent": agent} for at, agent in enumerate(AGENTS)]}
+    page.open("#/people")
+    page.shows("Chrome on Linux")
+    shown = page.script("return [...document.querySelectorAll('#people-sessions bdi[title]')].map((one) => [one.title, one.textContent])")
+    assert shown == [[f"\u2068{agent}\u2069", name] for agent, name in AGENTS.items()]
+
+
 def test_a_refused_role_is_shown_and_taken_back(server, page):
     server.replies["OperatorService/ListOperators"] = {"operators": [operator(1, "ops@example.org", "admin")]}
 
