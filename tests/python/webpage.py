@@ -13,6 +13,9 @@ exceptions = pytest.importorskip("selenium.common.exceptions", reason="selenium 
 PATIENCE = 60
 """Time limit of a step in seconds. It only turns a hang into a failure: no test depends on how fast the machine is."""
 
+SCRIPT = 300
+"""Time limit of a script in seconds. The check of accessibility takes longer than the 30 s of the driver on a busy machine."""
+
 FLAGS = [
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--window-size=1280,900",
@@ -42,6 +45,7 @@ def chromium(profile):
     driver = program("FLEET_CHROMEDRIVER", "chromedriver", "/usr/bin/chromedriver")
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     try:
+        browser.set_script_timeout(SCRIPT)
         browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WITNESS})
         yield browser
     finally:
