@@ -113,6 +113,17 @@ export function deviceLink({ scheme, ip, port }) {
   }
 }
 
+/** Parts of a user agent that name a browser or a system. The first that occurs counts, because later ones occur in others too. */
+const BROWSERS = [["Edg/", "Edge"], ["OPR/", "Opera"], ["Firefox/", "Firefox"], ["Chrome/", "Chrome"], ["Safari/", "Safari"]];
+const SYSTEMS = [["Windows", "Windows"], ["Android", "Android"], ["iPhone", "iOS"], ["iPad", "iPadOS"], ["CrOS", "ChromeOS"], ["Mac OS", "macOS"], ["Linux", "Linux"]];
+
+/** Describes the browser of a session: `Firefox on Linux`, or the whole text if it is of no known browser. */
+export function browserName(userAgent) {
+  const known = (list) => list.find(([part]) => userAgent.includes(part))?.[1];
+  const [browser, system] = [known(BROWSERS), known(SYSTEMS)];
+  return browser && system ? `${browser} on ${system}` : userAgent;
+}
+
 /** Joins manufacturer and model without repeating the manufacturer. */
 export function makeAndModel({ manufacturer, model }) {
   const make = (manufacturer ?? "").trim();

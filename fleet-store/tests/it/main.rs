@@ -20,6 +20,7 @@ mod hosts;
 mod identity;
 mod interruptions;
 mod inventory;
+mod links;
 mod lists;
 mod old_scans;
 mod operators;
