@@ -74,6 +74,20 @@ fn of_port(chunk: &ScannedChunk<'_>, port: Port, host: Known) -> EndpointOutcome
     }
 }
 
+/// Returns what a scan of an address with these ports shows about one port, from the outcome of the address.
+pub fn port_outcome(outcome: TargetOutcome, ports: &[Port], port: Port) -> EndpointOutcome {
+    if !ports.contains(&port) {
+        return EndpointOutcome::PortNotScanned;
+    }
+    match outcome {
+        TargetOutcome::NotReached => EndpointOutcome::NotReached,
+        TargetOutcome::Silent => EndpointOutcome::Silent,
+        TargetOutcome::Refused => EndpointOutcome::Refused,
+        TargetOutcome::Unidentified | TargetOutcome::Identified => EndpointOutcome::Answered,
+        TargetOutcome::Skipped => EndpointOutcome::Skipped,
+    }
+}
+
 /// Returns the outcomes that a node reported about the addresses of a chunk; none without bytes of the right length.
 ///
 /// An address that its byte calls identified counts as unidentified, because only an accepted device makes it
@@ -230,6 +244,23 @@ mod tests {
         );
         check(&[chunk], true, "10.0.0.1:80", E::NotAnnounced);
         check(&[chunk], true, "10.0.0.2:80", E::Refused);
+    }
+
+    #[test]
+    fn a_port_has_the_outcome_of_its_address_if_it_was_scanned() {
+        use fleet_core::TargetOutcome as T;
+        let port = |number| Port::new(number).expect("a port");
+        for (outcome, at, expected) in [
+            (T::Silent, 80, E::Silent),
+            (T::Refused, 80, E::Refused),
+            (T::NotReached, 80, E::NotReached),
+            (T::Skipped, 80, E::Skipped),
+            (T::Identified, 80, E::Answered),
+            (T::Unidentified, 80, E::Answered),
+            (T::Silent, 4_028, E::PortNotScanned),
+        ] {
+            assert_eq!(port_outcome(outcome, &[port(80)], port(at)), expected);
+        }
     }
 
     #[test]

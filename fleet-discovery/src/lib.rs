@@ -36,7 +36,8 @@ pub use addresses::{AddressList, InvalidAddressList};
 pub use admit::{HostVerdicts, KnownRow, OverQuota, RowVerdict, admit, admit_hosts};
 pub use choice::{NodeChoice, NodeChoiceError};
 pub use coverage::{
-    ScannedChunk, address_outcomes, endpoint_outcomes, quiet_hosts, unidentified_hosts,
+    ScannedChunk, address_outcomes, endpoint_outcomes, port_outcome, quiet_hosts,
+    unidentified_hosts,
 };
 pub use estimate::{OpenScan, PastScan, estimate, packets, queue_wait};
 pub use event::{DeviceFound, HostFound, LogEvent, ScanEnded};

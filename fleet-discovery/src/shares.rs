@@ -1,6 +1,10 @@
 //! Which node scans which targets, by the subnets that nodes announce. Start with [`coverage`].
 
-use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use fleet_core::NodeId;
 use ipnetwork::IpNetwork;
@@ -31,34 +35,90 @@ pub struct Coverage {
 
 /// Assigns each target to exactly one node whose subnets contain it, or to none. Connected nodes come first, then the
 /// nodes with the narrowest subnet around the target, then the node with the smallest id.
+///
+/// Targets in the same announced networks have the same node. The cost is that of finding these networks, one look for
+/// each length of a prefix, and does not grow with the number of nodes.
 pub fn coverage(targets: &AddressList, candidates: &[Candidate<'_>]) -> Coverage {
+    let announced = Announced::of(candidates);
+    let mut groups: BTreeMap<Vec<Network>, Vec<IpAddr>> = BTreeMap::new();
+    for ip in targets.iter() {
+        groups.entry(announced.around(ip)).or_default().push(ip);
+    }
     let mut shares: BTreeMap<NodeId, Vec<IpAddr>> = BTreeMap::new();
     let mut uncovered = Vec::new();
     let mut overlaps = BTreeMap::new();
-    let mut covering: Vec<(bool, u8, Reverse<NodeId>)> = Vec::new();
-    for ip in targets.iter() {
-        covering.clear();
-        covering.extend(candidates.iter().filter_map(|candidate| {
-            let around = candidate.subnets.iter().filter(|one| one.contains(ip));
-            let prefix = around.map(IpNetwork::prefix).max()?;
-            Some((candidate.connected, prefix, Reverse(candidate.node)))
-        }));
-        let Some((_, _, Reverse(chosen))) = covering.iter().max().copied() else {
-            uncovered.push(ip);
+    for (networks, addresses) in groups {
+        let covering = announced.covering(&networks);
+        let best = covering
+            .iter()
+            .max_by_key(|(node, (connected, prefix))| (*connected, *prefix, Reverse(**node)));
+        let Some((chosen, _)) = best else {
+            uncovered.extend(addresses);
             continue;
         };
-        shares.entry(chosen).or_default().push(ip);
-        for (_, _, Reverse(other)) in &covering {
-            if *other != chosen {
-                *overlaps.entry((chosen, *other)).or_default() += 1;
-            }
+        for other in covering.keys().filter(|other| *other != chosen) {
+            *overlaps.entry((*chosen, *other)).or_default() += addresses.len() as u64;
         }
+        shares.entry(*chosen).or_default().extend(addresses);
     }
     let list = |(node, addresses): (NodeId, Vec<IpAddr>)| (node, addresses.into_iter().collect());
     Coverage {
         shares: shares.into_iter().map(list).collect(),
         uncovered: uncovered.into_iter().collect(),
         overlaps,
+    }
+}
+
+/// The first address and the prefix of a network.
+type Network = (IpAddr, u8);
+
+/// The networks that nodes announce.
+struct Announced {
+    nodes: BTreeMap<Network, Vec<(NodeId, bool)>>,
+    /// The lengths of their prefixes, for IPv4 and IPv6.
+    prefixes: [BTreeSet<u8>; 2],
+}
+
+impl Announced {
+    fn of(candidates: &[Candidate<'_>]) -> Self {
+        let mut announced = Self {
+            nodes: BTreeMap::new(),
+            prefixes: Default::default(),
+        };
+        for candidate in candidates {
+            for subnet in candidate.subnets {
+                let network = (subnet.network(), subnet.prefix());
+                let nodes = announced.nodes.entry(network).or_default();
+                nodes.push((candidate.node, candidate.connected));
+                let family = usize::from(subnet.is_ipv6());
+                announced.prefixes[family].insert(subnet.prefix());
+            }
+        }
+        announced
+    }
+
+    /// The announced networks that contain an address, the widest first.
+    fn around(&self, ip: IpAddr) -> Vec<Network> {
+        let [v4, v6] = &self.prefixes;
+        let prefixes = if ip.is_ipv4() { v4 } else { v6 };
+        let network = |prefix: &u8| {
+            let network = IpNetwork::new(ip, *prefix).ok()?;
+            let network = (network.network(), *prefix);
+            self.nodes.contains_key(&network).then_some(network)
+        };
+        prefixes.iter().filter_map(network).collect()
+    }
+
+    /// The nodes of these networks: whether each has a stream, and the prefix of its narrowest one.
+    fn covering(&self, networks: &[Network]) -> BTreeMap<NodeId, (bool, u8)> {
+        let mut covering = BTreeMap::new();
+        // A later network is narrower, and replaces the former one of a node.
+        for network in networks {
+            for (node, connected) in self.nodes.get(network).into_iter().flatten() {
+                covering.insert(*node, (*connected, network.1));
+            }
+        }
+        covering
     }
 }
 
@@ -149,6 +209,39 @@ mod tests {
         ] {
             assert_eq!(split(targets, nodes), expected, "{targets} {nodes:?}");
         }
+    }
+
+    #[test]
+    fn a_thousand_nodes_share_a_network_of_the_largest_scan() {
+        // Each node announces a /26 of its own and the /16 of all.
+        let nodes: Vec<(NodeId, Vec<IpNetwork>)> = (0..1_024_i64)
+            .map(|at| {
+                let own = format!("10.0.{}.{}/26", at / 4, at % 4 * 64);
+                (NodeId(at + 1), networks(&format!("10.0.0.0/16 {own}")))
+            })
+            .collect();
+        let candidates: Vec<_> = nodes
+            .iter()
+            .map(|(node, subnets)| Candidate {
+                node: *node,
+                connected: node.0 != 7,
+                subnets,
+            })
+            .collect();
+        let targets: AddressList = "10.0.0.0-10.0.255.255".parse().expect("a range");
+        let found = coverage(&targets, &candidates);
+        // The addresses of the node without a stream go to the first of the others.
+        assert_eq!(found.shares.len(), 1_023);
+        assert_eq!(found.shares[&NodeId(1)].len(), 128);
+        assert!(
+            found
+                .shares
+                .iter()
+                .skip(1)
+                .all(|(_, share)| share.len() == 64)
+        );
+        assert!(found.uncovered.is_empty());
+        assert_eq!(found.overlaps[&(NodeId(1), NodeId(7))], 128);
     }
 
     fn subnet() -> impl Strategy<Value = IpNetwork> {

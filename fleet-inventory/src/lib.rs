@@ -16,6 +16,7 @@ mod samples;
 mod schedule;
 mod search;
 mod timing;
+mod wide;
 mod zone;
 
 pub use alert::{
@@ -35,4 +36,5 @@ pub use history::{Appearance, Change, EventKind, Label, LabelError, UnknownKind,
 pub use schedule::{Circumstances, Decision, Firing, decide, firing};
 pub use search::{AddressText, Age, Network, Pattern, Search, SearchError, TextField, TimeField};
 pub use timing::{Basis, Run, Timing, TimingError, TimingText};
+pub use wide::{WideCounts, WideNetwork, wide_networks};
 pub use zone::{UnknownZone, Zone};

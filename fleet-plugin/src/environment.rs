@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Variables that any program needs to find its files and use the right language. None belongs to the node.
-const KEPT: [&str; 12] = [
+const KEPT: [&str; 14] = [
     "PATH",
     "HOME",
     "USER",
@@ -18,8 +18,11 @@ const KEPT: [&str; 12] = [
     "TMPDIR",
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
-    // Read by upstream's plugin for Proto rigs; set in upstream's installation guide.
+    // Settings of upstream's plugins: the port of Proto rigs (in upstream's installation guide), the port of an
+    // Antminer's page, and the list of virtual miners.
     "PROTO_MINER_PORT",
+    "ANTMINER_WEB_PORT",
+    "VIRTUAL_MINER_CONFIG",
 ];
 /// Prefix of the other locale variables.
 const LOCALE: &str = "LC_";
@@ -72,6 +75,9 @@ mod tests {
             ("PLUGIN_UNIX_SOCKET_DIR", "/wrong"),
             ("PLUGIN_CLIENT_CERT", "pem"),
             ("RUST_LOG", "debug"),
+            ("PROTO_MINER_PORT", "8080"),
+            ("ANTMINER_WEB_PORT", "8081"),
+            ("VIRTUAL_MINER_CONFIG", "/etc/virtual.json"),
         ];
         let own = || own.map(|(name, value)| (name.into(), value.into()));
         let names = |environment: Vec<(OsString, OsString)>| {
@@ -83,15 +89,19 @@ mod tests {
             pairs
         };
         let mut expected = vec![
+            "ANTMINER_WEB_PORT=8081",
             "LC_ALL=C",
             "MINER_DRIVER_PLUGIN=fleet-miner-driver",
             "PATH=/bin",
             "PLUGIN_MAX_PORT=25000",
             "PLUGIN_MIN_PORT=10000",
             "PLUGIN_PROTOCOL_VERSIONS=1",
+            "PROTO_MINER_PORT=8080",
+            "VIRTUAL_MINER_CONFIG=/etc/virtual.json",
         ];
         assert_eq!(names(environment(own(), &[], None)), expected);
         expected.extend(["PLUGIN_UNIX_SOCKET_DIR=/run/p", "RUST_LOG=debug"]);
+        expected.sort_unstable();
         let more = ["RUST_LOG", "PLUGIN_CLIENT_CERT", "MISSING"].map(OsString::from);
         let seen = environment(own(), &more, Some(Path::new("/run/p")));
         assert_eq!(names(seen), expected);

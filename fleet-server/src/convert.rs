@@ -65,13 +65,18 @@ pub(crate) fn page_size(limit: u32, default: u32, most: u32) -> u32 {
 /// FAILED_PRECONDITION with the remedy, because a shorter list would look complete.
 pub(crate) fn whole<T>(rows: Vec<T>, most: u32, remedy: &str) -> Result<Vec<T>, RpcError> {
     if rows.len() > most as usize {
-        return Err(RpcError::failed_precondition(format!(
-            "the list has more than {most} entries, and this call has no pages: {remedy}"
-        ))
-        .with_reason("LIST_TOO_LONG")
-        .with_fact("limit", most));
+        return Err(too_long(most, remedy));
     }
     Ok(rows)
+}
+
+/// The refusal of an unpaged list with more rows than it may have.
+pub(crate) fn too_long(most: u32, remedy: &str) -> RpcError {
+    RpcError::failed_precondition(format!(
+        "the list has more than {most} entries, and this call has no pages: {remedy}"
+    ))
+    .with_reason("LIST_TOO_LONG")
+    .with_fact("limit", most)
 }
 
 /// The page of a request. Pages have 1,000 rows, or fewer if the request says so.

@@ -10,12 +10,16 @@ use fleet_discovery::{
 };
 use fleet_store::{Hello, NewShare, NodeRow, SiteRow};
 use fleet_wire::RpcError;
+use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::{
     app::App,
     failure::{self, Answered},
     scans::{self, SiteBlackout},
 };
+
+/// Histories of nodes that are read at the same time.
+const HISTORIES: usize = 8;
 
 /// The fields of a request that name the nodes of a scan.
 #[derive(Clone, Copy, Debug)]
@@ -157,12 +161,17 @@ pub(crate) async fn planned(
     let Some(first) = joint.shares.first().map(|share| share.node) else {
         return Err(no_node(choice));
     };
-    for share in &mut joint.shares {
-        let history = app.store.scan_history(org, share.node).await.answered()?;
+    let of_shares: Vec<NodeId> = joint.shares.iter().map(|share| share.node).collect();
+    let past = stream::iter(of_shares).map(|node| async move {
+        let history = app.store.scan_history(org, node).await.answered()?;
+        Ok::<_, RpcError>(history.past)
+    });
+    let past: Vec<_> = past.buffered(HISTORIES).try_collect().await?;
+    for (share, past) in joint.shares.iter_mut().zip(past) {
         let node = participants.iter().find(|one| one.node == share.node);
         if let Some(node) = node {
             let paced = node.profile.clone().at_most(request.rate);
-            share.plan.estimate = estimate(&share.plan, &paced, &history.past);
+            share.plan.estimate = estimate(&share.plan, &paced, &past);
         }
     }
     let estimates = joint.shares.iter().map(|share| share.plan.estimate);

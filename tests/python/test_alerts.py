@@ -20,7 +20,7 @@ def channel(world: World, **receiver) -> dict:
     return world.call(f"{SERVICE}/CreateAlertChannel", name=name, **receiver)
 
 
-def tested(world: World, created: dict) -> str:
+def probed(world: World, created: dict) -> str:
     """Sends a test message, and returns the id of its delivery."""
     return world.call(f"{SERVICE}/TestAlertChannel", channelId=created["channel"]["channelId"])["delivery"]["deliveryId"]
 
@@ -56,7 +56,7 @@ def hooks(tmp_path_factory, authorities):
 def test_the_library_of_standard_webhooks_accepts_a_message_over_private_tls(hooks, authorities):
     with Webhook(authorities[0].context()) as receiver:
         created = channel(hooks, webhookUrl=receiver.url)
-        delivery = tested(hooks, created)
+        delivery = probed(hooks, created)
         row = attempted(hooks, delivery, "delivered")
         assert row["answer"] == "HTTP 204"
         [(headers, body)] = receiver.received
@@ -75,7 +75,7 @@ def test_a_webhook_with_a_certificate_that_is_not_valid_gets_nothing(hooks, auth
     for context in (other.context(), own.context("elsewhere.test")):
         with Webhook(context) as receiver:
             created = channel(hooks, webhookUrl=receiver.url)
-            row = attempted(hooks, tested(hooks, created), "waiting")
+            row = attempted(hooks, probed(hooks, created), "waiting")
             assert "certificate" in row["answer"], row
             assert receiver.received == []
 
@@ -86,14 +86,14 @@ def test_a_redirect_is_not_followed_and_410_ends_the_message(hooks, authorities)
         for status in (301, 302, 303, 307, 308):
             with Webhook(tls, status, elsewhere.url) as receiver:
                 created = channel(hooks, webhookUrl=receiver.url)
-                row = attempted(hooks, tested(hooks, created), "waiting")
+                row = attempted(hooks, probed(hooks, created), "waiting")
                 assert row["answer"].startswith(f"HTTP {status}: redirects are not followed"), row
                 hooks.call(f"{SERVICE}/DeleteAlertChannel", channelId=created["channel"]["channelId"])
         with Webhook(tls, 410) as receiver:
-            row = attempted(hooks, tested(hooks, channel(hooks, webhookUrl=receiver.url)), "failed")
+            row = attempted(hooks, probed(hooks, channel(hooks, webhookUrl=receiver.url)), "failed")
             assert (row["answer"], row["attempts"]) == ("HTTP 410", 1)
         # This message comes after everything that a redirect could have led to.
-        attempted(hooks, tested(hooks, channel(hooks, webhookUrl=elsewhere.url)), "delivered")
+        attempted(hooks, probed(hooks, channel(hooks, webhookUrl=elsewhere.url)), "delivered")
         assert len(elsewhere.received) == 1
 
 
@@ -113,7 +113,7 @@ def password(authorities):
 def test_mail_is_sent_over_tls_of_a_private_authority_with_the_login(tmp_path, authorities, password, security):
     own = authorities[0]
     with MailServer(**{security: own.context()}) as server, World(tmp_path / "world", settings=smtp(server.port, security, own)) as world:
-        delivery = tested(world, channel(world, email="ann@acme.test"))
+        delivery = probed(world, channel(world, email="ann@acme.test"))
         row = attempted(world, delivery, "delivered")
         assert row["answer"] == "SMTP 250"
         [mail] = server.mails
@@ -128,7 +128,7 @@ def test_mail_is_sent_over_tls_of_a_private_authority_with_the_login(tmp_path, a
 def test_a_mail_server_with_another_authority_gets_neither_message_nor_login(tmp_path, authorities, password, security):
     own, other = authorities
     with MailServer(**{security: other.context()}) as server, World(tmp_path / "world", settings=smtp(server.port, security, own)) as world:
-        row = attempted(world, tested(world, channel(world, email="ann@acme.test")), "waiting")
+        row = attempted(world, probed(world, channel(world, email="ann@acme.test")), "waiting")
         assert "certificate" in row["answer"], row
         assert server.mails == []
         assert not any(command.startswith("AUTH") for command in server.commands), server.commands
@@ -137,7 +137,7 @@ def test_a_mail_server_with_another_authority_gets_neither_message_nor_login(tmp
 def test_a_mail_server_without_starttls_gets_neither_message_nor_login(tmp_path, authorities, password):
     own = authorities[0]
     with MailServer() as server, World(tmp_path / "world", settings=smtp(server.port, "starttls", own)) as world:
-        row = attempted(world, tested(world, channel(world, email="ann@acme.test")), "waiting")
+        row = attempted(world, probed(world, channel(world, email="ann@acme.test")), "waiting")
         assert "STARTTLS" in row["answer"].upper(), row
         assert server.mails == []
         assert server.commands == ["EHLO"]

@@ -43,6 +43,7 @@ def test_a_device_is_shown_with_its_identity_and_its_nodes(server, page):  # noq
 @pytest.mark.parametrize("fields, ports, url", [
     ({"scheme": "http", "port": 8080}, (8080,), "http://10.2.0.44:8080/"),
     ({"scheme": "https", "port": 443}, (443,), "https://10.2.0.44/"),
+    ({"scheme": "http", "port": 4028}, (4028,), "http://10.2.0.44/"),
     ({"scheme": "cgminer", "port": 4028}, (80, 443, 4028), "http://10.2.0.44/"),
     ({"scheme": "cgminer", "port": 4028}, (443, 4028), "https://10.2.0.44/"),
     ({"scheme": "cgminer", "port": 4028}, (4028,), None),

@@ -14,7 +14,7 @@ import urllib.request
 import pytest
 
 from test_metrics import scrape
-from world import PORTS, World, eventually, free_port, program
+from world import PORTS, ROOT, World, eventually, free_port, program
 
 SUBNET = "127.92.0.0/28"
 TARGETS = 16
@@ -223,3 +223,16 @@ def test_15_metrics_are_served_and_a_rule_watches_silent_nodes(admin, scanned, m
 def test_17_a_plan_warns_of_container_networks(admin, node):
     warned = admin.text("scan", "plan", "--node", "barn", "172.17.0.0/24")
     assert "containers" in warned, warned
+
+
+NOT_OF_FLEETCTL = {"FetchNodeKey": "a node calls it"}
+
+
+def test_every_procedure_of_our_api_is_used_by_fleetctl():
+    sources = "\n".join(file.read_text() for file in (ROOT / "bins/fleetctl/src").rglob("*.rs"))
+    procedures = set()
+    for file in (ROOT / "fleet-wire/proto/fleet/v1").glob("*.proto"):
+        procedures |= set(re.findall(r"^  rpc (\w+)\(", file.read_text(), re.MULTILINE))
+    assert len(procedures) > 70
+    used = lambda name: re.search(rf"\.{re.sub('(?<!^)(?=[A-Z])', '_', name).lower()}\(", sources)
+    assert {name for name in procedures if not used(name)} == NOT_OF_FLEETCTL.keys()

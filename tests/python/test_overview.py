@@ -194,15 +194,15 @@ def test_the_map_fills_while_a_scan_runs(server, page):  # noqa: F811
     page.until("the map", lambda: cell(page, 4) == "is-identified")
     page.script("document.querySelector('[data-octet=\"9\"]').witness = true")
     server.replies["OverviewService/GetSiteMap"] = site_map(block(c9=IDENTIFIED, hosts=({"octet": 9, "deviceId": "9"},)))
-    page.until("the new device", lambda: cell(page, 9) == "is-identified", 4)
+    page.until("the new device", lambda: cell(page, 9) == "is-identified")
     assert cell(page, 4) == "is-never"
     assert page.script("return document.querySelector('[data-octet=\"9\"]').witness"), "cells are changed, not replaced"
     # After the end of the last scan the map is read once more, and then seldom.
     server.replies["OverviewService/GetOverview"] = overview()
-    page.until("the end", lambda: page.find("[data-figure=scansRunning] strong").text == "0", 4)
+    page.until("the end", lambda: page.find("[data-figure=scansRunning] strong").text == "0")
     before = len(sent(server, "GetSiteMap"))
     polls = len(sent(server, "GetOverview"))
-    page.until("two more polls", lambda: len(sent(server, "GetOverview")) >= polls + 2, 8)
+    page.until("two more polls", lambda: len(sent(server, "GetOverview")) >= polls + 2)
     assert len(sent(server, "GetSiteMap")) - before <= 1
 
 
@@ -248,7 +248,7 @@ def test_an_outage_keeps_the_map_and_is_reported(server, page):  # noqa: F811
     page.shows("The server cannot be reached")
     assert cell(page, 4) == "is-identified"
     server.go_online()
-    page.until("the end of the outage", lambda: "cannot be reached" not in page.text(), 10)
+    page.until("the end of the outage", lambda: "cannot be reached" not in page.text())
 
     def refused(_request):
         raise Refused(500, "internal", "the database failed")

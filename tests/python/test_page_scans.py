@@ -183,6 +183,82 @@ def test_rows_of_the_live_scan_are_paired_together(server, page):
     assert asked["credentials"] == {"username": "root", "password": "secret"}
 
 
+def labels_of(page, row: str) -> list[str]:
+    return page.script("return [...document.querySelectorAll(`${arguments[0]} .label-link`)].map((one) => one.textContent)", row)
+
+
+def test_rows_of_the_live_scan_are_labeled_together_by_keyboard_alone(server, page):
+    server.replies["DeviceDetailService/LabelDevices"] = {}
+    page.open(f"#/scans/{SCAN}")
+    server.send(SCAN, found(1), found(2), found(3))
+    page.shows("3 devices")
+    for number in (1, 3):
+        page.script("document.querySelector(`[data-seq='${arguments[0]}'] .row-box`).focus()", number)
+        page.browser.switch_to.active_element.send_keys(Keys.SPACE)
+    page.shows("2 devices selected")
+    page.script("document.querySelector('#label-selected').focus()")
+    page.browser.switch_to.active_element.send_keys(Keys.ENTER)
+    page.find("dialog input")
+    page.browser.switch_to.active_element.send_keys(Keys.ENTER)
+    page.shows("Label 2 devices", "Enter a label to add or to remove.")
+    page.browser.switch_to.active_element.send_keys("Rack-7, spare" + Keys.ENTER)
+    page.until("the labels", lambda: sent(server, "DeviceDetailService/LabelDevices") == [{"deviceIds": ["1", "3"], "add": ["rack-7", "spare"], "remove": []}])
+    page.until("the labels in the rows", lambda: labels_of(page, "[data-seq='1']") == labels_of(page, "[data-seq='3']") == ["rack-7", "spare"])
+    assert labels_of(page, "[data-seq='2']") == []
+    page.until("the end of the selection", lambda: not page.browser.find_element("css selector", ".selection-bar").is_displayed())
+    page.find("#scan-filter").send_keys("rack-7")
+    page.shows("2 of 3 devices")
+    # A report of a labeled device keeps its labels.
+    server.send(SCAN, {**found(3), "seq": 4, "model": "Antminer S21"})
+    page.until("the newer report", lambda: "S21" in page.script("return document.querySelector(`[data-seq='3']`).textContent"))
+    assert labels_of(page, "[data-seq='3']") == ["rack-7", "spare"]
+
+
+def test_selected_devices_are_labeled_and_a_refusal_stays_in_the_dialog(server, page):
+    two_pages(server, 300)
+
+    def refuse(_request):
+        raise Refused(400, "invalid_argument", "label `a*b`: use letters, digits and the characters - _ . /")
+    server.replies["DeviceDetailService/LabelDevices"] = refuse
+    page.open("#/devices")
+    page.shows("1 to 100")
+    page.click(".grid-head .row-box")
+    page.click("#select-all")
+    page.shows("300 devices selected")
+    page.click("#label-selected")
+    fields = page.until("the fields", lambda: page.browser.find_elements("css selector", "dialog input"))
+    fields[0].send_keys("a*b")
+    fields[1].send_keys("old")
+    page.click("#dialog-action")
+    page.shows("use letters, digits")
+    server.replies["DeviceDetailService/LabelDevices"] = {}
+    before = len(sent(server, "DeviceDetailService/LabelDevices"))
+    page.type("dialog input", "new")
+    page.click("#dialog-action")
+    page.until("the end of the dialog", lambda: not page.browser.find_elements("css selector", "dialog"))
+    calls = sent(server, "DeviceDetailService/LabelDevices")[before:]
+    assert [len(call["deviceIds"]) for call in calls] == [256, 44], "a call labels at most 256 devices"
+    assert all((call["add"], call["remove"]) == (["new"], ["old"]) for call in calls)
+    page.until("no selection", lambda: not page.browser.find_element("css selector", ".selection-bar").is_displayed())
+
+
+def test_rows_of_devices_have_one_line_and_long_texts_a_title(server, page):
+    long = {"model": "Antminer S21+ Hyd. " * 3, "firmware": "LuxOS-2026.3.30.174759-b99dff377-" * 2, "identifier": "auto:" + "f" * 90, "labels": ["x" * 32] * 16, "missingSince": ago(60)}
+    server.replies["DeviceSearchService/SearchDevices"] = {"devices": [device(1), device(2, **long)]}
+    server.replies["NodeService/ListNodes"] = {"nodes": [node(name="a-node-with-a-name-of-sixty-three-characters-" + "x" * 17)]}
+    for width in WIDTHS:
+        page.size(width)
+        page.open("#/devices")
+        page.find("[data-key='2']")
+        heights = page.script("return [...document.querySelectorAll('.grid-devices [data-key]')].map((one) => one.offsetHeight)")
+        # On a narrow window, a row has a line for each group of cells.
+        # A second line of a cell adds 18 pixels, a badge beside a name 2.
+        assert abs(heights[0] - heights[1]) < 10, f"{heights} at {width}"
+        assert width < 900 or heights[1] < 55, heights
+        titles = page.script("return [...document.querySelectorAll(`[data-key='2'] .one-line`)].map((one) => one.title)")
+        assert any(long["model"].strip() in title for title in titles) and any(long["firmware"] in title for title in titles)
+
+
 def test_a_queued_scan_names_its_place_and_the_scan_before_it(server, page):
     first = scan(OTHER, name="nightly", progress={"done": "45", "total": "100"}, createdAt=ago(60))
     server.replies["ScanService/GetScan"] = {"scan": queued()}
@@ -394,7 +470,7 @@ def test_every_state_is_accessible_and_fits_the_window(server, page, scheme):
                 findings[f"{finding['id']} in {state} at {width}"] = [one["html"][:200] for one in finding["nodes"]][:3]
             wide = page.script("""
                 const limit = document.documentElement.clientWidth;
-                return [...document.querySelectorAll('body *')].filter((one) => !one.closest('.visually-hidden, .skip-link, .grid-head, .strip') && one.getBoundingClientRect().right > limit + 0.5).map((one) => `${one.tagName}.${one.className}`);
+                return [...document.querySelectorAll('body *')].filter((one) => !one.closest('.visually-hidden, .skip-link, .grid-head, .strip, .one-line > *, .row-labels *') && one.getBoundingClientRect().right > limit + 0.5).map((one) => `${one.tagName}.${one.className}`);
             """)
             if wide:
                 findings[f"too wide: {state} at {width}"] = wide[:5]

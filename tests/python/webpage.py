@@ -1,14 +1,17 @@
-"""A headless Chromium and the steps that operate the page in it. Read `Page` first."""
+"""Browsers without a screen and the steps that operate the page in them. Read `Page` first."""
 
 import contextlib
 import os
 import shutil
+import subprocess
 import time
 
 import pytest
 
-PATIENCE = 30
-"""Time limit of a step in seconds."""
+exceptions = pytest.importorskip("selenium.common.exceptions", reason="selenium is not installed: the web page is not tested")
+
+PATIENCE = 60
+"""Time limit of a step in seconds. It only turns a hang into a failure: no test depends on how fast the machine is."""
 
 FLAGS = [
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -45,6 +48,65 @@ def chromium(profile):
         browser.quit()
 
 
+@contextlib.contextmanager
+def firefox(_profile):
+    """Starts headless Firefox. Its driver creates the profile."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: the web page is not tested")
+    options = webdriver.FirefoxOptions()
+    options.binary_location = program("FLEET_FIREFOX", "firefox-esr", "firefox")
+    options.add_argument("-headless")
+    driver = program("FLEET_GECKODRIVER", "geckodriver")
+    browser = webdriver.Firefox(options=options, service=webdriver.FirefoxService(driver))
+    try:
+        browser.set_window_size(1280, 900)
+        yield browser
+    finally:
+        browser.quit()
+
+
+MINIBROWSERS = ["/usr/lib/x86_64-linux-gnu/webkit2gtk-4.1/MiniBrowser", "/usr/lib/aarch64-linux-gnu/webkit2gtk-4.1/MiniBrowser"]
+"""Debian installs WebKit's test browser outside of PATH."""
+
+
+@contextlib.contextmanager
+def webkit(profile):
+    """Starts WebKit's test browser on a screen in memory, because it has no headless mode."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: the web page is not tested")
+    driver = program("FLEET_WEBKITDRIVER", "WebKitWebDriver")
+    options = webdriver.WebKitGTKOptions()
+    options.binary_location = program("FLEET_MINIBROWSER", "MiniBrowser", *MINIBROWSERS)
+    options.add_argument("--automation")
+    with screen() as display:
+        environment = os.environ | {
+            "DISPLAY": display, "GDK_BACKEND": "x11", "NO_AT_BRIDGE": "1", "XDG_DATA_HOME": str(profile), "XDG_CACHE_HOME": str(profile),
+            # There is no graphics card, and the sandbox needs namespaces that a container may not have.
+            "WEBKIT_DISABLE_COMPOSITING_MODE": "1", "LIBGL_ALWAYS_SOFTWARE": "1", "WEBKIT_DISABLE_SANDBOX_THIS_IS_DANGEROUS": "1",
+        }
+        browser = webdriver.WebKitGTK(options=options, service=webdriver.WebKitGTKService(driver, env=environment))
+        try:
+            browser.set_window_size(1280, 900)
+            yield browser
+        finally:
+            browser.quit()
+
+
+@contextlib.contextmanager
+def screen():
+    """Starts an X server that draws into memory. Yields its name; the server chooses a free one."""
+    read, write = os.pipe()
+    command = [program("FLEET_XVFB", "Xvfb"), "-displayfd", str(write), "-screen", "0", "1280x1024x24", "-nolisten", "tcp"]
+    server = subprocess.Popen(command, pass_fds=[write], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    os.close(write)
+    try:
+        with os.fdopen(read) as names:
+            number = names.readline().strip()
+        assert number, "Xvfb ended at once"
+        yield f":{number}"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
 class Page:
     """The page as an operator uses it. Every step waits for its elements."""
 
@@ -57,12 +119,17 @@ class Page:
         """Calls `look` until it returns something. A timeout fails with the content of the page."""
         end = time.monotonic() + patience
         while True:
-            seen = look()
+            try:
+                seen = look()
+            except exceptions.StaleElementReferenceException:
+                # The page draws lists again. An element that was found before is then gone, and the next look finds the new one.
+                seen = None
             if seen:
                 return seen
             if time.monotonic() > end:
                 pytest.fail(f"timed out waiting for {what}; the page shows:\n{self.text()}\nconsole: {self.read_console()}")
-            time.sleep(0.02)
+            # Each look interrupts the page, which on a slow machine would get nothing else done.
+            time.sleep(0.05)
 
     def text(self) -> str:
         return self.browser.execute_script("return document.body.innerText")
@@ -75,15 +142,28 @@ class Page:
         return self.until(selector, look)
 
     def click(self, selector: str) -> None:
-        self.find(selector).click()
+        """Clicks the first visible element, once. The page can replace or cover it before the click, which then is tried again."""
+        def click():
+            try:
+                self.find(selector).click()
+            except exceptions.ElementClickInterceptedException:
+                return False
+            return True
+        self.until(f"a click on {selector}", click)
 
     def type(self, selector: str, text: str) -> None:
-        field = self.find(selector)
-        field.clear()
-        field.send_keys(text)
+        """Replaces the text of a field, again from its start if the page replaced the field in between."""
+        def type():
+            field = self.find(selector)
+            field.clear()
+            field.send_keys(text)
+            return True
+        self.until(f"the text in {selector}", type)
 
     def read_console(self) -> list[str]:
-        """Returns all errors of the browser console so far. The driver returns each entry only once."""
+        """Returns all errors of the browser console so far. The driver returns each entry only once. Only Chromium's has them."""
+        if not hasattr(self.browser, "get_log"):
+            return self.console
         self.console += [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
         return self.console
 

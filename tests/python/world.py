@@ -195,10 +195,10 @@ class World:
     def until_connected(self, count: int, within: float = 120.0) -> None:
         eventually(f"{count} connected nodes", lambda: len(self.connected()) == count, within)
 
-    def site(self, subnet: str, devices: int, delay_ms: int = 0) -> dict[str, bool]:
+    def site(self, subnet: str, devices: int, delay_ms: int = 0, cgminer_port: int = PORTS[0]) -> list[str]:
         """Starts simulated devices and returns the addresses of those that a scan identifies."""
         command = [program("fleet-sim"), "--subnet", subnet, "--devices", str(devices), "--uniform"]
-        command += ["--cgminer-port", str(PORTS[0]), "--http-port", str(PORTS[1])]
+        command += ["--cgminer-port", str(cgminer_port), "--http-port", str(PORTS[1])]
         made = subprocess.run([*command, "--print-site"], check=True, capture_output=True, text=True).stdout
         site = json.loads(made)
         for device in site["devices"]:

@@ -100,6 +100,8 @@ async fn map(server: &Server, format: Format, site: &str) -> Result<(), Failure>
         // A faulty server that repeats a page must not cause an endless loop.
         let is_stuck = page.blocks.is_empty() || page.next_cursor == request.cursor;
         map.total = page.total;
+        map.ipv6_total = map.ipv6_total.max(page.ipv6_total);
+        map.ipv6_networks.extend(page.ipv6_networks);
         map.blocks.extend(page.blocks);
         if page.next_cursor.is_empty() || is_stuck {
             break;
@@ -114,6 +116,22 @@ async fn map(server: &Server, format: Format, site: &str) -> Result<(), Failure>
     writeln!(out, "{LEGEND}")?;
     for block in &map.blocks {
         writeln!(out, "\n{}", drawn(block))?;
+    }
+    if !map.ipv6_networks.is_empty() {
+        writeln!(
+            out,
+            "\nIPv6 networks, which have too many addresses for a map:"
+        )?;
+    }
+    for network in &map.ipv6_networks {
+        let name = output::plain(&network.network);
+        writeln!(out, "{name}: {} devices", network.devices)?;
+    }
+    let more = map
+        .ipv6_total
+        .saturating_sub(map.ipv6_networks.len() as u64);
+    if more > 0 {
+        writeln!(out, "and {more} more networks")?;
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Checks the documents: every link and every path to a source file leads to something, and the documents that must
-//! stay short are. [`check`] is the entry.
+//! Checks the documents: every link, every path to a source file and every test that the threat model names leads to
+//! something, and the documents that must stay short are. [`check`] is the entry.
 
 use std::{
     collections::BTreeSet,
@@ -19,6 +19,9 @@ const WIDTH: usize = 100;
 /// Endings of files that documents name by their path.
 const SOURCES: [&str; 8] = ["rs", "proto", "txt", "py", "js", "json", "toml", "csv"];
 
+/// The document that names tests.
+const NAMES_TESTS: &str = "docs/security.md";
+
 /// Returns a sentence for every broken link and every document that is too long.
 pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
     let files = files::all(root)?;
@@ -33,6 +36,7 @@ pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
         let broken = broken_links(root, name, &text)
             .into_iter()
             .chain(broken_paths(&files, name, &text));
+        let broken = broken.chain(missing_tests(&files, name, &text)?);
         sentences.extend(
             broken
                 .chain(too_long(name, &text))
@@ -101,6 +105,28 @@ fn broken_paths(files: &[PathBuf], file: &Path, text: &str) -> Vec<String> {
         .filter(is_missing)
         .map(|span| format!("there is no file `{span}`"))
         .collect()
+}
+
+/// Checks that the tests exist that the threat model names: code spans of at least five words.
+fn missing_tests(files: &[PathBuf], file: &Path, text: &str) -> Result<Vec<String>> {
+    if file != Path::new(NAMES_TESTS) {
+        return Ok(Vec::new());
+    }
+    let text = prose(text);
+    let is_test = |span: &&str| {
+        let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        span.matches('_').count() >= 4 && span.chars().all(is_name)
+    };
+    let mut missing: BTreeSet<&str> = text.split('`').skip(1).step_by(2).filter(is_test).collect();
+    for source in files {
+        if source.extension().is_some_and(|kind| kind == "rs") {
+            let code = std::fs::read_to_string(source)
+                .with_context(|| format!("reading {}", source.display()))?;
+            missing.retain(|name| !code.contains(&format!("fn {name}(")));
+        }
+    }
+    let sentence = |name| format!("there is no test `{name}`");
+    Ok(missing.into_iter().map(sentence).collect())
 }
 
 fn too_long(file: &Path, text: &str) -> Vec<String> {
@@ -191,6 +217,22 @@ mod tests {
             broken("`bins/nowhere.rs`"),
             ["there is no file `bins/nowhere.rs`"]
         );
+    }
+
+    #[test]
+    fn tests_that_the_threat_model_names_exist() {
+        let files = files::all(&root()).expect("the workspace is readable");
+        let missing = |file: &str, text: &str| {
+            missing_tests(&files, Path::new(file), text).expect("the sources are readable")
+        };
+        // Its text must not be in this file as it would be in a definition.
+        let nowhere = ["no", "test", "has", "this", "name"].join("_");
+        let text = format!("`tests_that_the_threat_model_names_exist`, `two_words`, `{nowhere}`");
+        assert_eq!(
+            missing(NAMES_TESTS, &text),
+            [format!("there is no test `{nowhere}`")]
+        );
+        assert!(missing("docs/a.md", &text).is_empty());
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub enum PlanError {
     SplitMdns,
     /// The scan has too many nodes.
     #[error(
-        "{0} nodes are too many for one scan, which runs on {most} at most: name fewer nodes or fewer targets",
+        "{0} nodes are too many for one scan, which runs on {most} at most: start one scan for each site",
         most = limits::SCAN_NODES
     )]
     TooManyNodes(usize),

@@ -16,6 +16,9 @@ use crate::{
 /// Why targets are skipped that no node of the scan covers.
 const UNCOVERED: &str = "in the subnets of no node of the scan";
 
+/// Pairs of nodes with common targets that the notes of a plan name. A thousand nodes can have a million.
+const OVERLAPS_SHOWN: usize = 16;
+
 /// A node that may take part in a scan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Participant {
@@ -99,12 +102,18 @@ pub fn plan_over(
             coverage.uncovered.shown(8)
         ));
     }
-    for ((node, other), count) in &coverage.overlaps {
+    for ((node, other), count) in coverage.overlaps.iter().take(OVERLAPS_SHOWN) {
         notes.push(format!(
             "{count} targets are in the subnets of both {} and {}: {} scans them",
             name(*node),
             name(*other),
             name(*node)
+        ));
+    }
+    if coverage.overlaps.len() > OVERLAPS_SHOWN {
+        notes.push(format!(
+            "{} more pairs of nodes have targets in common: each target is scanned once",
+            coverage.overlaps.len() - OVERLAPS_SHOWN
         ));
     }
     let mut shares = Vec::new();

@@ -65,6 +65,10 @@ async fn hosts_that_are_no_miners_stay_unidentified() {
             "Shop",
             "AxeOS, Whatsminer, IceRiver, Innosilicon, Braiins OS and Luxor Firmware",
         ),
+        page(
+            "Forum",
+            "We have Whatsminers with Braiins OS, and an Innosilicon",
+        ),
         page("OpenWrt - LuCI", "/cgi-bin/luci"),
         realm("IP Camera(12345)"),
         realm("Marantz AVR"),

@@ -256,28 +256,34 @@ fn table() -> String {
     table
 }
 
-/// A new make takes one rule file and one recorded answer.
+/// A new make takes one rule file and one recorded answer. The rule is the one of the manual.
 #[tokio::test]
 async fn a_make_is_added_by_one_rule_file_and_one_recording() {
-    let rule = r#"
-        make = "Acme"
-        manufacturer = "Acme"
-        [[match]]
-        answer = "cgminer version"
-        at = "/VERSION/0/AcmeMiner"
-        [facts]
-        model = [{ answer = "cgminer version", at = "/VERSION/0/Type", like = '^AM (.+)$', value = "Acme $1" }]
-        firmware = [{ answer = "cgminer version", at = "/VERSION/0/AcmeMiner" }]
-    "#;
-    let answer = "# device: Acme One\n> 4028 version\n{\"STATUS\":[],\"VERSION\":[{\"AcmeMiner\":\"1.2\",\"Type\":\"AM One\"}]}\n";
+    let manual = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/devices.md");
+    let manual = fs::read_to_string(&manual).expect("the manual");
+    let rule = manual
+        .split_once("```toml\n")
+        .and_then(|(_, rest)| rest.split_once("```"));
+    let (rule, _) = rule.expect("the rule of the manual");
+    let answers = r#"# device: Acme One
+> 4028 version
+{"STATUS":[],"VERSION":[{"Miner":"1.2","Type":"ACME One"}]}
+> 4028 get_miner_info
+{"STATUS":"S","Msg":{"mac":"02:00:00:00:00:01"}}
+"#;
     let address = Ipv4Addr::new(127, 91, 2, 1);
-    let _replaying = replay(address, Recording::parse(answer).expect("a recording")).await;
+    let _replaying = replay(address, Recording::parse(answers).expect("a recording")).await;
     let rules = Fingerprints::from_texts([("acme.toml", rule)]).expect("a rule");
     let (_, found, _) = scan(&scanner(Arc::new(rules)), job(vec![address])).await;
     let known = facts(&found[0].facts);
-    let of = |fact: &str| known.get(fact).map(String::as_str);
-    assert_eq!(
-        (of("make"), of("model"), of("firmware")),
-        (Some("Acme"), Some("Acme One"), Some("1.2"))
-    );
+    let expected = [
+        ("driver", "asicrs"),
+        ("scheme", "http"),
+        ("make", "Acme"),
+        ("model", "ACME One"),
+        ("firmware", "AcmeOS 1.2"),
+        ("mac", "02:00:00:00:00:01"),
+    ];
+    let expected = expected.map(|(fact, value)| (fact.to_owned(), value.to_owned()));
+    assert_eq!(known, BTreeMap::from(expected));
 }

@@ -180,17 +180,19 @@ impl FleetNodeAdminService for Api {
         let call = self.operator(&context)?;
         self.answer_whole(&context, call.org).await?;
         let node = convert::node_filter(request.fleet_node_id);
+        let store = &self.app.store;
+        let remedy =
+            "set `fleet_node_id`, or read `fleet.v1.DeviceService/SearchDevices`, which has pages";
+        // Before the devices are read, so that a refusal costs nothing.
+        let count = store.count_bound_devices(call.org, node).await;
+        if count.answered()? > u64::from(BOUND) {
+            return Err(convert::too_long(BOUND, remedy));
+        }
         let page = ListPage {
             after: 0,
             limit: BOUND + 1,
         };
-        let pairs = self
-            .app
-            .store
-            .list_bound_devices(call.org, node, page)
-            .await;
-        let remedy =
-            "set `fleet_node_id`, or read `fleet.v1.DeviceService/SearchDevices`, which has pages";
+        let pairs = store.list_bound_devices(call.org, node, page).await;
         let pairs = convert::whole(pairs.answered()?, BOUND, remedy)?;
         Ok(Reply::new(ListFleetNodeDevicesResponse {
             pairs: pairs.into_iter().map(convert::bound_device).collect(),

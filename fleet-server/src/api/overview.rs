@@ -1,13 +1,13 @@
 //! `fleet.v1.OverviewService`: counts, the last days and maps of sites.
 
 use fleet_core::{SiteId, enrollment::NodeState};
-use fleet_inventory::{BlockNumber, Day, DayCounts};
+use fleet_inventory::{BlockNumber, Day, DayCounts, WideCounts, WideNetwork};
 use fleet_store::{MapBlock, MapCell};
 use fleet_wire::{
     Context, Reply, RpcError,
     fleet::{
         self, GetOverviewRequest, GetOverviewResponse, GetSiteMapRequest, GetSiteMapResponse,
-        InventoryDay, MapHost, OverviewService,
+        InventoryDay, Ipv6Network, MapHost, OverviewService,
     },
 };
 
@@ -63,7 +63,17 @@ impl OverviewService for Api {
             blocks: map.blocks.iter().map(block).collect(),
             next_cursor: map.next.map_or_else(String::new, |next| next.to_string()),
             total: map.total,
+            ipv6_networks: map.wide.iter().map(wide).collect(),
+            ipv6_total: map.wide_total,
         }))
+    }
+}
+
+fn wide((network, counts): &(WideNetwork, WideCounts)) -> Ipv6Network {
+    Ipv6Network {
+        network: network.to_string(),
+        devices: counts.devices,
+        announced: counts.announced,
     }
 }
 

@@ -10,14 +10,15 @@ use std::{
 
 use fleet_core::{
     DeviceFacts, DeviceId, DeviceIdentifier, DeviceReport, NodeId, OrgId, ScanId, ScanState,
-    TargetOutcome, limits,
+    SiteId, TargetOutcome, Timestamp, limits,
     outcome::{Code, Conclusion},
 };
 use fleet_discovery::{DeviceFound, Gaps, HostFound, Ledger, LogEvent, ScanEnded, Tally};
+use fleet_inventory::Seen;
 use fleet_pairing::SERVER;
 use fleet_store::{
-    Actor, AuditEntry, AuditResult, DeviceRow, DirectOutcome, NewSightings, Progress, Released,
-    StoredEvent,
+    Actor, AuditEntry, AuditResult, DeviceRow, DirectEnd, DirectOutcome, NewSightings, Progress,
+    Released, StoredEvent,
 };
 use fleet_wire::RpcError;
 use tokio::sync::mpsc;
@@ -76,6 +77,11 @@ pub(super) struct Run {
     gaps: Gaps,
     /// The devices that were stored, each with its address; as many as addresses.
     seen: BTreeMap<DeviceId, IpAddr>,
+    /// The same devices as this scan found them, for alerts.
+    found: BTreeMap<DeviceId, Seen>,
+    /// The outcome of each dialed address.
+    probed: BTreeMap<IpAddr, TargetOutcome>,
+    began: Timestamp,
     /// The shared identifiers that a warning has named.
     warned: BTreeSet<DeviceIdentifier>,
 }
@@ -115,6 +121,7 @@ impl Run {
             skipped_reasons: selection.skipped.clone(),
             ..Ledger::default()
         };
+        let began = app.environment.now();
         Self {
             started: app.environment.instant(),
             dialing: Dialing {
@@ -135,6 +142,9 @@ impl Run {
             foreign: BTreeMap::new(),
             gaps: Gaps::default(),
             seen: BTreeMap::new(),
+            found: BTreeMap::new(),
+            probed: BTreeMap::new(),
+            began,
             warned: BTreeSet::new(),
         }
     }
@@ -145,6 +155,11 @@ impl Run {
         // After a failure too, because the audit trail has to name the addresses that were left
         // out.
         self.account().await;
+        let failure = match &worked {
+            Err(Stop::Failed(error)) => Some(error.message.clone()),
+            Ok(()) | Err(Stop::Canceled) => None,
+        };
+        self.alert(failure).await;
         match worked {
             Ok(()) => {
                 let ended = self.ended();
@@ -163,6 +178,23 @@ impl Run {
             Err(Stop::Failed(error)) => {
                 let _ = self.out.try_send(Err(error));
             }
+        }
+    }
+
+    /// Marks missing devices and stores the messages of alerts. A canceled scan says something about the addresses that
+    /// it has dialed.
+    async fn alert(&mut self, failure: Option<String>) {
+        let end = DirectEnd {
+            org: self.dialing.org,
+            started: self.began,
+            failure,
+            seen: std::mem::take(&mut self.found).into_values().collect(),
+            outcomes: std::mem::take(&mut self.probed),
+            ports: self.selection.ports.clone(),
+            now: self.app.environment.now(),
+        };
+        if let Err(error) = self.app.store.end_direct(end).await {
+            tracing::error!(scan = %self.dialing.run, %error, "the alerts of a scan of the server's own network were not stored");
         }
     }
 
@@ -277,6 +309,7 @@ impl Run {
         self.gaps.add(gaps);
         for (at, ip) in addresses.iter().enumerate() {
             let outcome = outcomes.get(at).copied().unwrap_or_default();
+            self.probed.insert(*ip, outcome);
             *self.row(outcome, accepted.contains(ip)) += 1;
         }
         if self.cancel.is_cancelled() {
@@ -346,6 +379,14 @@ impl Run {
                     self.ledger.accepted += 1;
                     accepted.insert(report.endpoint.ip);
                     self.seen.insert(row.id, report.endpoint.ip);
+                    let seen = Seen {
+                        device: row.id,
+                        site: SiteId(0),
+                        node: SERVER,
+                        endpoint: report.endpoint,
+                        facts: report.facts.clone(),
+                    };
+                    self.found.insert(row.id, seen);
                     let elapsed_ms = self.elapsed_ms();
                     self.ledger.first_device_ms.get_or_insert(elapsed_ms);
                     self.emit(LogEvent::Device(found(&report, &row, elapsed_ms)))

@@ -139,7 +139,7 @@ fn alerts(world: &World) -> AlertClient {
     AlertClient::new(world.channel())
 }
 
-async fn hook(world: &World, admin: &Operator, url: &str) -> CreateAlertChannelResponse {
+pub(crate) async fn hook(world: &World, admin: &Operator, url: &str) -> CreateAlertChannelResponse {
     let request = CreateAlertChannelRequest {
         name: "hook".to_owned(),
         webhook_url: url.to_owned(),
@@ -151,12 +151,24 @@ async fn hook(world: &World, admin: &Operator, url: &str) -> CreateAlertChannelR
 }
 
 async fn rule(world: &World, admin: &Operator, channel: &CreateAlertChannelResponse, event: &str) {
+    rule_at(world, admin, channel, event, 0).await;
+}
+
+/// Creates a rule with a threshold; 0 is the default.
+pub(crate) async fn rule_at(
+    world: &World,
+    admin: &Operator,
+    channel: &CreateAlertChannelResponse,
+    event: &str,
+    threshold: u32,
+) {
     let channel = channel.channel.as_ref().expect("a channel");
     let request = CreateAlertRuleRequest {
         spec: Some(AlertRuleSpec {
             name: event.to_owned(),
             event: event.to_owned(),
             channel_ids: vec![channel.channel_id],
+            threshold,
             ..AlertRuleSpec::default()
         }),
     };
@@ -179,7 +191,7 @@ fn says(error: RpcError, expected: &str) {
     assert!(error.message.contains(expected), "{error}");
 }
 
-async fn deliveries(world: &World, by: &Operator) -> Vec<AlertDelivery> {
+pub(crate) async fn deliveries(world: &World, by: &Operator) -> Vec<AlertDelivery> {
     let client = alerts(world);
     let request = ListAlertDeliveriesRequest::default();
     let listed = client.list_alert_deliveries(&request, by.options()).await;

@@ -2,7 +2,10 @@
 
 use std::{
     net::IpAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use fleet_core::{
@@ -20,8 +23,9 @@ use fleet_wire::{
     client::Incoming,
     common::DeviceIdentifierList,
     fleet::{
-        CreateKeyRequest, Device, KeyClient, ListDevicesRequest, RevokeKeyRequest, ScanEnded,
-        ScanOwnNetworkRequest, ScanState, WatchScanResponse, watch_scan_response::Event,
+        CreateKeyRequest, Device, ExcludeTargetsRequest, KeyClient, ListDevicesRequest,
+        RevokeKeyRequest, ScanEnded, ScanOwnNetworkRequest, ScanState, WatchScanResponse,
+        watch_scan_response::Event,
     },
     minercommand::{DeviceFilter, DeviceSelector, device_selector::SelectionType},
     pairing::{Credentials, DiscoverRequest, PairRequest},
@@ -30,15 +34,21 @@ use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{
-    Enrolled, Node, Operator, Profile, World, bearer, device, eventually, list, mdns, soon,
-    stream_refused, target,
+use crate::{
+    alerts,
+    harness::{
+        Enrolled, Node, Operator, Profile, World, bearer, device, eventually, list, mdns, soon,
+        stream_refused, target,
+    },
+    shares, site_rules,
 };
 
 /// A network of devices that speak nothing, each found as soon as it is dialed, and a record of the dials.
 #[derive(Debug)]
 struct Wire {
-    devices: Vec<IpAddr>,
+    devices: Mutex<Vec<IpAddr>>,
+    /// Whether the prober fails.
+    broken: AtomicBool,
     dialed: Mutex<Vec<IpAddr>>,
     /// A permit for each address that may be dialed.
     turns: Semaphore,
@@ -49,7 +59,8 @@ struct Wire {
 impl Wire {
     fn with(devices: &[&str], turns: usize) -> Arc<Self> {
         Arc::new(Self {
-            devices: devices.iter().map(|ip| ip.parse().expect(ip)).collect(),
+            devices: Mutex::new(devices.iter().map(|ip| ip.parse().expect(ip)).collect()),
+            broken: AtomicBool::new(false),
             dialed: Mutex::default(),
             turns: Semaphore::new(turns),
             gaps: Gaps::default(),
@@ -92,6 +103,9 @@ impl Prober for Wire {
         cancel: CancellationToken,
     ) -> BoxFuture<'a, Result<ProbeSummary, String>> {
         Box::pin(async move {
+            if self.broken.load(Ordering::SeqCst) {
+                return Err("the network is down".to_owned());
+            }
             let mut outcomes = vec![TargetOutcome::NotReached; order.addresses.len()];
             for (ip, outcome) in order.addresses.iter().zip(&mut outcomes) {
                 tokio::select! {
@@ -105,7 +119,8 @@ impl Prober for Wire {
                 order.permit.check(endpoint)?;
                 self.dialed.lock().expect("not poisoned").push(*ip);
                 *outcome = TargetOutcome::Silent;
-                if self.devices.contains(ip) {
+                let is_device = self.devices.lock().expect("not poisoned").contains(ip);
+                if is_device {
                     *outcome = TargetOutcome::Identified;
                     let _ = events.send(ProbeEvent::Found(found(endpoint))).await;
                 }
@@ -373,6 +388,80 @@ async fn devices_that_the_server_finds_are_streamed_stored_and_belong_to_no_node
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_direct_scan_leads_to_alerts_and_marks_missing_devices() {
+    let wire = Wire::with(&["10.0.0.7", "10.0.0.9"], 100);
+    let world = wire.world().await;
+    let admin = world.operator(Role::Admin).await;
+    // Nothing listens there: the messages wait.
+    let channel = alerts::hook(&world, &admin, "http://127.0.0.1:9/").await;
+    for (event, threshold) in [
+        ("device.new", 0),
+        ("device.missing", 1),
+        ("device.moved", 0),
+        ("scan.failed", 0),
+    ] {
+        alerts::rule_at(&world, &admin, &channel, event, threshold).await;
+    }
+    // The messages are stored before the end of the scan is sent.
+    let titles = async || {
+        let messages = alerts::deliveries(&world, &admin).await;
+        let mut titles: Vec<String> = messages.into_iter().map(|row| row.title).collect();
+        titles.sort();
+        titles
+    };
+    let range = || target("10.0.0.0/28", &[]);
+    to_its_end(scan(&admin, range()).await.expect("starts")).await;
+    let new = "2 new devices at the server's own network";
+    assert_eq!(titles().await, [new]);
+    assert_eq!(devices(&admin).await[1].missing_since, None);
+
+    // One device is gone, and the other one is found again.
+    wire.devices.lock().expect("not poisoned").truncate(1);
+    to_its_end(scan(&admin, range()).await.expect("starts")).await;
+    let missing = "1 missing device at the server's own network";
+    assert_eq!(titles().await, [missing, new]);
+    let listed = devices(&admin).await;
+    assert_eq!(listed[0].missing_since, None);
+    assert!(listed[1].missing_since.is_some(), "{listed:?}");
+
+    wire.broken.store(true, Ordering::SeqCst);
+    let messages = scan(&admin, range()).await.expect("starts");
+    stream_refused(Ok(messages.into_stream()), Code::Internal).await;
+    let failed = "A scan of the server's own network failed";
+    assert_eq!(titles().await, [missing, new, failed]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rules_of_sites_bind_direct_scans() {
+    let wire = Wire::with(&["10.0.0.7", "10.0.0.9"], 100);
+    let world = wire.world().await;
+    let admin = world.operator(Role::Admin).await;
+    let (enrolled, _node) = shares::node(&world, &admin, &["10.0.0.0/24"]).await;
+    let site = admin.site_of(&enrolled).await;
+    let exclude = ExcludeTargetsRequest {
+        site_id: site,
+        targets: "10.0.0.9".to_owned(),
+        reason: "printer".to_owned(),
+    };
+    let sites = admin.sites();
+    let excluded = sites.exclude_targets(&exclude, admin.options()).await;
+    excluded.expect("excluded");
+    let range = || target("10.0.0.0/28", &[]);
+    let messages = scan(&admin, range()).await.expect("starts");
+    let (found, _, ended) = to_its_end(messages).await;
+    assert_eq!(found, ["10.0.0.7"]);
+    assert!(!wire.dialed().contains(&"10.0.0.9".to_owned()));
+    let reasons = ended.ledger.expect("a ledger").skipped_reasons;
+    let named = reasons.iter().any(|one| one.reason.contains("printer"));
+    assert!(named, "{reasons:?}");
+
+    let window = site_rules::around_now();
+    admin.black_out(site, &window).await.expect("set");
+    let error = not_scanned(&admin, range(), Code::FailedPrecondition).await;
+    assert!(error.message.contains("has a blackout"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_port_that_was_not_tried_makes_a_direct_scan_partial() {
     let gaps = Gaps {
         partly_tried: 2,
@@ -380,7 +469,8 @@ async fn a_port_that_was_not_tried_makes_a_direct_scan_partial() {
         ..Gaps::default()
     };
     let wire = Arc::new(Wire {
-        devices: Vec::new(),
+        devices: Mutex::default(),
+        broken: AtomicBool::new(false),
         dialed: Mutex::default(),
         turns: Semaphore::new(100),
         gaps,

@@ -15,7 +15,8 @@ use tokio::{
 };
 
 use crate::harness::{
-    Enrolled, Node, Operator, Profile, World, device, heartbeat, list, request, soon, start,
+    Enrolled, Node, Operator, PATIENCE, Profile, World, device, heartbeat, list, request, soon,
+    start,
 };
 
 /// Attackers at a time.
@@ -27,7 +28,7 @@ const MEMORY: u64 = 128 << 20;
 /// Set in the process that the floods have for themselves.
 const ALONE: &str = "FLEET_TEST_FLOODS_ALONE";
 /// What an honest call may take at most while two cores are under attack and other tests run.
-const PATIENT: Duration = Duration::from_secs(30);
+const PATIENT: Duration = PATIENCE;
 
 /// A node at work and who watches it.
 struct Honest<'a> {

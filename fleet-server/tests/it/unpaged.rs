@@ -1,6 +1,8 @@
 //! The lists of the upstream protocol, which have no pages: they are whole, or fail. Their rows are copied in the
 //! database, because enrolling ten thousand nodes takes minutes.
 
+use std::time::Duration;
+
 use fleet_core::Role;
 use fleet_wire::{
     Code,
@@ -31,10 +33,12 @@ async fn a_list_without_pages_fails_beyond_its_bound() {
         );
         database.execute_unprepared(&copy).await.expect("copied");
     };
+    // Ten thousand rows take long in a development build on a busy machine.
+    let options = || operator.options().timeout(Duration::from_secs(180));
     let list = async || {
         let request = ListFleetNodesRequest {};
         let admin = operator.admin();
-        admin.list_fleet_nodes(&request, operator.options()).await
+        admin.list_fleet_nodes(&request, options()).await
     };
     copy_nodes(2, 10_000).await;
     assert_eq!(list().await.expect("is whole").fleet_nodes.len(), 10_000);
@@ -57,7 +61,7 @@ async fn a_list_without_pages_fails_beyond_its_bound() {
     let list = async |fleet_node_id| {
         let request = ListFleetNodeDevicesRequest { fleet_node_id };
         let admin = operator.admin();
-        let listed = admin.list_fleet_node_devices(&request, operator.options());
+        let listed = admin.list_fleet_node_devices(&request, options());
         listed.await
     };
     for filter in [0, node.0] {

@@ -3,7 +3,7 @@
 import { attempt, currentOperator, may, poll, title } from "./app.js";
 import { busy, confirmDialog, copyButton, errorBox } from "./dialog.js";
 import { announce, fill, foreign, h, timeAgo } from "./dom.js";
-import { absolute, int, isolate } from "./format.js";
+import { absolute, browserName, int, isolate } from "./format.js";
 import { call } from "./rpc.js";
 import { PASSWORD_LEAST } from "./signin.js";
 
@@ -131,7 +131,7 @@ export function accountView(root) {
       }));
       return h("li", { class: "entry" },
         h("div", {}, h("strong", {}, session.current ? "This browser" : session.fromAddress || "Another browser"),
-          h("p", { class: "hint" }, "signed in ", timeAgo(session.createdAt), session.signInIssuer ? [" through ", foreign(session.signInIssuer)] : null, session.userAgent ? [" · ", foreign(session.userAgent)] : null)),
+          h("p", { class: "hint" }, "signed in ", timeAgo(session.createdAt), session.signInIssuer ? [" through ", foreign(session.signInIssuer)] : null, session.userAgent ? [" · ", h("bdi", { title: isolate(session.userAgent) }, browserName(session.userAgent))] : null)),
         session.current ? null : end);
     }
     stops.push(poll(0, sessions.load, { failed: error.show }));

@@ -34,9 +34,9 @@ export function alertsView(root) {
   const channelForm = newChannelForm();
   root.append(
     h("div", { class: "page-head" }, heading),
-    h("p", { class: "hint" }, "Rules send messages to channels when devices, nodes or scans need attention."),
+    h("p", { class: "hint lead" }, "Rules send messages to channels when devices, nodes or scans need attention."),
     h("div", { class: "account-parts" },
-      part("Messages", parts.deliveries),
+      part("Messages", parts.deliveries, null, "panel-whole"),
       part("Rules", parts.rules, manage ? ruleForm.element : null),
       part("Channels", parts.channels, manage ? channelForm.element : null)));
   const stop = poll(POLL_MS, reload, { failed: parts.deliveries.error.show });
@@ -240,8 +240,8 @@ function list(id) {
   return { element: h("ul", { class: "entries", id }), error: errorBox(), secret: h("div", {}) };
 }
 
-function part(heading, shown, form = null) {
-  return h("section", { class: "panel" }, h("h2", { class: "account-head" }, heading),
+function part(heading, shown, form = null, look = "") {
+  return h("section", { class: `panel ${look}`.trim() }, h("h2", { class: "account-head" }, heading),
     h("div", { class: "stack" }, shown.element, form, shown.secret, shown.error.element));
 }
 

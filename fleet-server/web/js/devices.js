@@ -5,8 +5,8 @@ import { attempt, may, poll, title } from "./app.js";
 import { busy, confirmDialog } from "./dialog.js";
 import { announce, breakable, fill, foreign, h, show, timeAgo } from "./dom.js";
 import { absolute, endpoint, int, isolate, makeAndModel, plural, sentence } from "./format.js";
-import { deviceAddress, grid, hostName } from "./grid.js";
-import { labelLink } from "./labels.js";
+import { deviceAddress, grid, hostName, oneLine } from "./grid.js";
+import { labelDialog, labelLinks } from "./labels.js";
 import { listNodes } from "./nodes.js";
 import { pagedTable } from "./paged.js";
 import { pairDialog, pairingCell } from "./pairing.js";
@@ -59,6 +59,7 @@ export function devicesView(root) {
       ] : []),
       ...(may("fleetnode:manage") ? [
         { id: "rescan-selected", label: "Scan again", fits: (item) => pairable(item) && Boolean(item.ip), run: (items, button) => rescanDevices(items, { error: table.error, button }) },
+        { id: "label-selected", label: "Label", run: (items) => labelDialog(items).then((done) => done && acted()) },
         { id: "unpair-selected", label: "Unpair", look: "button-quiet-danger", fits: isBound, run: (items, button) => unpairDevices(items, { error: table.error, button }).then((done) => done && acted()) },
         { id: "delete-selected", label: "Delete", look: "button-quiet-danger", run: deleteSelected },
       ] : []),
@@ -242,17 +243,17 @@ function cells(device, names, actions) {
   return {
     endpoint: deviceAddress(device, hostName(device.hostName, device.hostNameSource)),
     model: [
-      h("a", { class: "primary", href: `#/devices/${device.deviceId}` }, foreign(makeAndModel(device))),
+      h("a", { class: "primary one-line", href: `#/devices/${device.deviceId}`, title: isolate(makeAndModel(device)) }, foreign(makeAndModel(device))),
       device.missingSince ? h("span", { class: "badge badge-bad", title: `Missing since ${absolute(device.missingSince)}` }, "Missing") : null,
-      (device.labels ?? []).map(labelLink),
+      labelLinks(device.labels),
     ],
-    firmware: device.firmware ? foreign(device.firmware) : h("span", { class: "none" }, "–"),
+    firmware: device.firmware ? oneLine(device.firmware) : h("span", { class: "none" }, "–"),
     identifier: [
-      h("span", { title: device.evidence ? `Evidence: ${isolate(device.evidence)}` : "" }, foreign(device.identifier)),
+      h("span", { class: "one-line", title: device.evidence ? `${isolate(device.identifier)}. Evidence: ${isolate(device.evidence)}` : isolate(device.identifier) }, foreign(device.identifier)),
       (device.aliases ?? []).map((alias) => formerly(alias, device, actions.separate)),
     ],
     node: [
-      int(id) ? foreign(names.get(id) ?? `revoked node ${id}`) : "server",
+      int(id) ? oneLine(names.get(id) ?? `revoked node ${id}`) : "server",
       (device.seenBy ?? []).map(({ fleetNodeId, lastSeen }) => h("span", { class: "hint", title: `Last seen ${absolute(lastSeen)}` },
         " also ", foreign(names.get(String(fleetNodeId)) ?? `revoked node ${fleetNodeId}`))),
       int(device.claimedFromFleetNodeId) ? h("span", { class: "hint" }, ` claimed from revoked node ${device.claimedFromFleetNodeId}`) : null,

@@ -99,15 +99,29 @@ export function endpoint(ip, port) {
   return int(port) ? `${host}:${int(port)}` : host;
 }
 
+/** Ports of APIs. The page of a device that was found there is at the port of its scheme. */
+const API_PORTS = [4028, 4433];
+
 /** Returns the URL of a device, or null. Devices choose these texts, so only http and https to a literal address are linked. */
 export function deviceLink({ scheme, ip, port }) {
   if (scheme !== "http" && scheme !== "https") return null;
   if (!/^[0-9a-fA-F.:]+$/.test(ip ?? "") || !int(port)) return null;
   try {
-    return new URL(`${scheme}://${endpoint(ip, port)}/`).href;
+    return new URL(`${scheme}://${endpoint(ip, API_PORTS.includes(int(port)) ? 0 : port)}/`).href;
   } catch {
     return null;
   }
+}
+
+/** Parts of a user agent that name a browser or a system. The first that occurs counts, because later ones occur in others too. */
+const BROWSERS = [["Edg/", "Edge"], ["OPR/", "Opera"], ["Firefox/", "Firefox"], ["Chrome/", "Chrome"], ["Safari/", "Safari"]];
+const SYSTEMS = [["Windows", "Windows"], ["Android", "Android"], ["iPhone", "iOS"], ["iPad", "iPadOS"], ["CrOS", "ChromeOS"], ["Mac OS", "macOS"], ["Linux", "Linux"]];
+
+/** Describes the browser of a session: `Firefox on Linux`, or the whole text if it is of no known browser. */
+export function browserName(userAgent) {
+  const known = (list) => list.find(([part]) => userAgent.includes(part))?.[1];
+  const [browser, system] = [known(BROWSERS), known(SYSTEMS)];
+  return browser && system ? `${browser} on ${system}` : userAgent;
 }
 
 /** Joins manufacturer and model without repeating the manufacturer. */

@@ -2,7 +2,7 @@
 // blocks outside the viewport. This does not work for table elements; the table is built from ARIA roles instead.
 
 import { breakable, foreign, h } from "./dom.js";
-import { deviceLink, endpoint } from "./format.js";
+import { deviceLink, endpoint, isolate } from "./format.js";
 
 /** Sources of host names. */
 const SOURCES = new Map([["dns", "reverse DNS"], ["mdns", "mDNS"]]);
@@ -60,6 +60,11 @@ export function deviceAddress(device, name = null) {
   // The device gets neither the address of this page nor a handle to its window.
   const address = link ? h("a", { href: link, target: "_blank", rel: "noopener noreferrer" }, text) : h("span", {}, text);
   return [address, name];
+}
+
+/** Returns a foreign text on one line, which is cut where its cell ends. The whole text is its title. */
+export function oneLine(text, look = "") {
+  return h("span", { class: `one-line ${look}`.trim(), title: isolate(text) }, foreign(text));
 }
 
 /** Returns the name of a host with its source; null if it has none. The name comes from the site's network. */

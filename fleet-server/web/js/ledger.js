@@ -5,9 +5,9 @@ import { count, duration, int, plural } from "./format.js";
 
 /** The outcomes of a target: name in the ledger, label, meaning. */
 const PARTS = [
-  ["identified", "Identified", "A driver recognized the device."],
+  ["identified", "Identified", "The make or model of the device is known."],
   ["owned_elsewhere", "Identified, belongs elsewhere", "The device belongs to another node, which is named below."],
-  ["unidentified", "Unidentified", "The host answered, but no driver recognized it."],
+  ["unidentified", "Unidentified", "The host answered, but its make is not known."],
   ["refused", "Refused", "The host answered, but no port was open."],
   ["silent", "Silent", "The host did not answer."],
   ["skipped", "Skipped", "Excluded, for the reasons below."],

@@ -85,8 +85,8 @@ export function nodesView(root) {
   root.append(
     h("div", { class: "page-head" },
       h("h1", { tabindex: "-1" }, "Nodes"),
-      h("a", { class: "button button-quiet", href: "#/sites" }, "Sites"),
-      manage ? h("a", { class: "button button-primary", href: "#/nodes/enroll", id: "enroll" }, "Enroll a node") : null),
+      h("div", { class: "actions" }, h("a", { class: "button", href: "#/sites" }, "Sites"),
+        manage ? h("a", { class: "button button-primary", href: "#/nodes/enroll", id: "enroll" }, "Enroll a node") : null)),
     error.element, loading, empty, list, codes);
 
   const shown = new Map();

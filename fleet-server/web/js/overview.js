@@ -111,8 +111,9 @@ function siteMap({ site, manage, isOpen, failed }) {
   const blocks = h("div", { class: "map-blocks" });
   const none = h("p", { class: "hint", hidden: true }, "No addresses yet. They appear when a node announces its subnets or a scan has targets here.");
   const more = h("button", { type: "button", class: "button", hidden: true }, "Show more blocks");
+  const wide = h("div", { class: "map-wide", hidden: true });
   const element = h("details", { class: "panel overview-site", open: isOpen },
-    h("summary", {}, h("h2", {}, name), about), none, blocks, h("div", { class: "more" }, more));
+    h("summary", {}, h("h2", {}, name), about), none, blocks, h("div", { class: "more" }, more), wide);
   /** The shown maps by network, in the order of addresses. */
   const shown = new Map();
   let wanted = PAGE;
@@ -124,18 +125,35 @@ function siteMap({ site, manage, isOpen, failed }) {
     let cursor = "";
     let total = 0;
     let read = 0;
+    let networks = [];
+    let networkCount = 0;
     do {
       const page = await call("fleet.v1.OverviewService/GetSiteMap", { siteId: site.siteId, limit: PAGE, cursor });
       for (const block of page.blocks ?? []) draw(block);
       read += (page.blocks ?? []).length;
       total = int(page.total);
+      if (!cursor) {
+        networks = page.ipv6Networks ?? [];
+        networkCount = int(page.ipv6Total);
+      }
       cursor = page.nextCursor ?? "";
       // A page without blocks would be read again and again.
       if (!page.blocks?.length) break;
     } while (cursor && read < wanted);
     setText(about, total ? plural(total, "block") : "");
-    show(none, total === 0);
+    drawWide(networks, networkCount);
+    show(none, total === 0 && networkCount === 0);
     show(more, Boolean(cursor));
+  }
+
+  /** Lists the IPv6 networks, which have too many addresses for a map. */
+  function drawWide(networks, all) {
+    show(wide, all > 0);
+    const item = ({ network, devices }) => h("li", {}, foreign(network), ": ", int(devices) ? plural(devices, "device") : "no device found");
+    fill(wide,
+      h("p", { class: "hint" }, "IPv6 networks. The map shows IPv4 addresses only, because a /64 has too many addresses to draw or to scan as a whole."),
+      h("ul", { class: "plain-list" }, networks.map(item)),
+      all > networks.length ? h("p", { class: "hint" }, `and ${plural(all - networks.length, "more network")}`) : null);
   }
 
   function draw(block) {

@@ -3,7 +3,7 @@
 import { attempt, currentOperator, poll, title } from "./app.js";
 import { busy, confirmDialog, copyButton, errorBox } from "./dialog.js";
 import { announce, fill, foreign, h, timeAgo } from "./dom.js";
-import { absolute, int, isolate, plural } from "./format.js";
+import { absolute, browserName, int, isolate, plural } from "./format.js";
 import { call, callAll } from "./rpc.js";
 
 /** @type {[string, string][]} */
@@ -156,7 +156,7 @@ export function peopleView(root) {
     end.addEventListener("click", () => act(parts.sessions, end, "fleet.v1.AccountService/EndSession", { sessionId: session.sessionId }, () => heading.focus()));
     return h("li", { class: "entry", "data-session": session.sessionId },
       h("div", {}, h("strong", {}, foreign(session.email)),
-        h("p", { class: "hint" }, session.current ? "this browser · " : session.fromAddress ? `${session.fromAddress} · ` : null, "signed in ", timeAgo(session.createdAt), session.signInIssuer ? [" through ", foreign(session.signInIssuer)] : null, session.userAgent ? [" · ", foreign(session.userAgent)] : null)),
+        h("p", { class: "hint" }, session.current ? "this browser · " : session.fromAddress ? `${session.fromAddress} · ` : null, "signed in ", timeAgo(session.createdAt), session.signInIssuer ? [" through ", foreign(session.signInIssuer)] : null, session.userAgent ? [" · ", h("bdi", { title: isolate(session.userAgent) }, browserName(session.userAgent))] : null)),
       session.current ? null : end);
   }
 }

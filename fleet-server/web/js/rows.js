@@ -1,9 +1,10 @@
 // The devices of a scan as table rows in order of arrival. Rows are appended once per frame, never move, and are
 // limited to a page.
 
-import { fill, foreign, h } from "./dom.js";
+import { fill, h } from "./dom.js";
 import { count, endpoint, int, makeAndModel } from "./format.js";
-import { deviceAddress, grid, hostName } from "./grid.js";
+import { deviceAddress, grid, hostName, oneLine } from "./grid.js";
+import { labelLinks, relabeled } from "./labels.js";
 import { selectAllBox } from "./selection.js";
 
 /** Rows drawn per frame. More would block the page while an old scan of thousands of rows is replayed. */
@@ -65,6 +66,14 @@ export function deviceRows(container, more, { chosen = null, item = (/** @type {
     return !wanted || textOf(device).includes(wanted);
   }
 
+  function redraw(position, device) {
+    devices[position] = device;
+    if (position >= drawn.length) return;
+    const row = rowOf(device);
+    drawn[position].replaceWith(row);
+    drawn[position] = row;
+  }
+
   return {
     /**
      * Queues a device for the next `paint`. A chunk that runs again can report a device again, whose row then stays
@@ -79,11 +88,14 @@ export function deviceRows(container, more, { chosen = null, item = (/** @type {
         devices.push(device);
         return;
       }
-      devices[position] = { ...device, seq: devices[position].seq };
-      if (position >= drawn.length) return;
-      const row = rowOf(devices[position]);
-      drawn[position].replaceWith(row);
-      drawn[position] = row;
+      redraw(position, { ...device, seq: devices[position].seq, labels: devices[position].labels });
+    },
+    /** Adds labels to the devices with these ids and removes others, after the operator changed them. */
+    relabel(ids, change) {
+      for (const id of ids) {
+        const position = positions.get(id);
+        if (position !== undefined) redraw(position, { ...devices[position], labels: relabeled(devices[position].labels, change) });
+      }
     },
     /** Number of distinct devices. */
     get count() {
@@ -123,15 +135,15 @@ export function deviceRows(container, more, { chosen = null, item = (/** @type {
 
 /** The texts of a row that a filter searches, in lower case. */
 function textOf(device) {
-  return `${endpoint(device.ip, device.port)} ${makeAndModel(device)} ${device.firmware ?? ""} ${device.identifier ?? ""}`.toLowerCase();
+  return `${endpoint(device.ip, device.port)} ${makeAndModel(device)} ${device.firmware ?? ""} ${device.identifier ?? ""} ${(device.labels ?? []).join(" ")}`.toLowerCase();
 }
 
 function cells(device) {
   return {
     endpoint: deviceAddress(device, hostName(device.host_name, device.host_name_source)),
-    model: h("span", { class: "primary" }, foreign(makeAndModel(device))),
-    firmware: device.firmware ? foreign(device.firmware) : h("span", { class: "none" }, "–"),
-    identifier: foreign(device.identifier),
+    model: [oneLine(makeAndModel(device), "primary"), labelLinks(device.labels)],
+    firmware: device.firmware ? oneLine(device.firmware) : h("span", { class: "none" }, "–"),
+    identifier: oneLine(device.identifier),
     after: `${(int(device.elapsed_ms) / 1000).toFixed(2)} s`,
   };
 }

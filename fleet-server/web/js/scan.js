@@ -8,6 +8,7 @@ import { announce, fill, foreign, h, rich, setText, show, timeAgo } from "./dom.
 import { followScan } from "./feed.js";
 import { count, int, isolate, plural, running, sentence } from "./format.js";
 import { hostName } from "./grid.js";
+import { labelDialog } from "./labels.js";
 import { ledgerOfScan, ledgerTable } from "./ledger.js";
 import { listNodes } from "./nodes.js";
 import { repeatScan } from "./prefill.js";
@@ -37,7 +38,7 @@ export function scanView(root, scanId) {
     noun: "device",
     actions: [
       ...(may("miner:pair") ? [{ id: "pair-selected", label: "Pair", run: (items) => pairDevices(items, names).then(() => chosen.set([])) }] : []),
-      ...(manage ? [{ id: "rescan-selected", label: "Scan again", run: (items, button) => rescanDevices(items, { error: parts.error, button }) }] : []),
+      ...(manage ? [{ id: "rescan-selected", label: "Scan again", run: (items, button) => rescanDevices(items, { error: parts.error, button }) }, { id: "label-selected", label: "Label", run: label }] : []),
     ],
   });
   const selectable = manage || may("miner:pair");
@@ -77,6 +78,13 @@ export function scanView(root, scanId) {
   function itemOf(device) {
     const node = int(device.fleet_node_id) ? device.fleet_node_id : scan?.fleetNodeId;
     return { deviceId: String(device.device_id), identifier: device.identifier, fleetNodeId: String(node ?? "0"), ip: device.ip };
+  }
+
+  async function label(items) {
+    const change = await labelDialog(items);
+    if (!change || closed) return;
+    rows.relabel(items.map(({ deviceId }) => deviceId), change);
+    chosen.set([]);
   }
 
   function filterBy(text) {
@@ -379,7 +387,7 @@ function hostItem(message) {
   const about = [message.vendor, message.reply].filter(Boolean);
   const name = hostName(message.host_name, message.host_name_source);
   const details = h("details", {},
-    h("summary", {}, h("span", { class: "mono" }, message.ip), " ", name ?? (about.length ? foreign(about[0]) : null)),
+    h("summary", { class: "one-line" }, h("span", { class: "mono" }, message.ip), " ", name ?? (about.length ? foreign(about[0]) : null)),
     h("p", { class: "hint" }, `Open ports ${(message.open_ports ?? []).join(", ")}`, message.mac ? `, MAC ${message.mac}` : ""),
     name ? h("p", { class: "hint" }, `${name.title}: `, foreign(message.host_name)) : null,
     about.map((text) => h("p", { class: "hint" }, foreign(text))),

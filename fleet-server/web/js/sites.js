@@ -20,7 +20,7 @@ export function sitesView(root) {
   root.append(
     h("p", { class: "crumb" }, h("a", { href: "#/nodes" }, "Nodes")),
     h("div", { class: "page-head" }, heading, create),
-    h("p", { class: "hint" }, "Nodes of one site have one inventory. The rules of a site bind every scan of its nodes."),
+    h("p", { class: "hint lead" }, "Nodes of one site have one inventory. The rules of a site bind every scan of its nodes."),
     error.element, loading, list);
   const stop = poll(0, reload, { failed: (failure) => { loading.remove(); error.show(failure); } });
   return () => {

@@ -11,7 +11,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use fleet_core::{DeviceId, DeviceIdentifier, DeviceReport, NodeId, OrgId, ScanId, Timestamp};
+use fleet_core::{
+    DeviceId, DeviceIdentifier, DeviceReport, NodeId, OrgId, Port, ScanId, TargetOutcome, Timestamp,
+};
+use fleet_inventory::Seen;
 use fleet_pairing::{DirectRefusal, SharedIdentity};
 
 use crate::{DeviceRow, StoreError};
@@ -104,6 +107,25 @@ pub enum DirectOutcome {
     NotReleased,
 }
 
+/// A direct scan that ended: it ran to its end, failed, or was canceled.
+#[derive(Clone, Debug)]
+pub struct DirectEnd {
+    /// The organization.
+    pub org: OrgId,
+    /// When it started.
+    pub started: Timestamp,
+    /// Why it failed; none if it did not.
+    pub failure: Option<String>,
+    /// The devices that it stored, with the facts that it found. Their node and site are 0.
+    pub seen: Vec<Seen>,
+    /// The outcome of each address that it dialed, at most 65,536.
+    pub outcomes: BTreeMap<IpAddr, TargetOutcome>,
+    /// The ports that it dialed at each address.
+    pub ports: Vec<Port>,
+    /// The current time.
+    pub now: Timestamp,
+}
+
 /// Direct scans by the server itself.
 ///
 /// The store guarantees the following. A release lasts from the commit of [`Direct::release_for_dialing`] to
@@ -127,6 +149,10 @@ pub trait Direct: Send + Sync {
         org: OrgId,
         identifiers: BTreeSet<DeviceIdentifier>,
     ) -> Result<Vec<DeviceRow>, StoreError>;
+
+    /// Marks the devices of the server's own network that an ended scan did not find, and stores the messages of alerts
+    /// about it, in one transaction with the state of its devices. Returns the number of messages.
+    async fn end_direct(&self, end: DirectEnd) -> Result<u64, StoreError>;
 
     /// Ends every release of a scan that has stopped dialing.
     async fn give_back(&self, org: OrgId, scan: ScanId) -> Result<(), StoreError>;

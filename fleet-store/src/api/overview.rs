@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use fleet_core::{DeviceId, OrgId, ScanId, SiteId, Timestamp};
-use fleet_inventory::{BlockNumber, CellState, Day, DayCounts};
+use fleet_inventory::{BlockNumber, CellState, Day, DayCounts, WideCounts, WideNetwork};
 
 use crate::StoreError;
 
@@ -30,6 +30,10 @@ pub struct SiteMap {
     pub next: Option<BlockNumber>,
     /// The number of all blocks.
     pub total: u64,
+    /// On the first page: the first IPv6 networks, by address.
+    pub wide: Vec<(WideNetwork, WideCounts)>,
+    /// The number of all IPv6 networks; 0 on later pages.
+    pub wide_total: u64,
 }
 
 /// A /24 network of a site.

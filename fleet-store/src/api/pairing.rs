@@ -353,6 +353,13 @@ pub trait Bindings: Send + Sync {
         now: Timestamp,
     ) -> Result<Changed, BindError>;
 
+    /// Counts the devices that are bound to one node, or to any node.
+    async fn count_bound_devices(
+        &self,
+        org: OrgId,
+        node: Option<NodeId>,
+    ) -> Result<u64, StoreError>;
+
     /// Lists the devices that are bound to one node, or to any node, by device id.
     async fn list_bound_devices(
         &self,

@@ -7,7 +7,7 @@ mod outbox;
 
 use std::collections::BTreeMap;
 
-pub(crate) use facts::scan_ended;
+pub(crate) use facts::{scan_ended, settle_direct};
 use fleet_core::{AlertChannelId, AlertDeliveryId, AlertRuleId};
 use fleet_inventory::{AfterAttempt, AlertMessage, AlertRule, AlertRuleText};
 

@@ -33,6 +33,23 @@ pub(super) fn address_key(model: &device::Model) -> String {
     }
 }
 
+/// The texts in which a word of a search may occur, in lower case, one per line.
+pub(super) fn search_text(model: &device::Model) -> String {
+    let ip = model.ip.map(|ip| ip.0.to_string()).unwrap_or_default();
+    let mac = model.mac.map(|mac| mac.0.to_string()).unwrap_or_default();
+    let identifier = model.identifier.0.to_string();
+    let texts = [
+        &identifier,
+        &ip,
+        &model.manufacturer,
+        &model.model,
+        &model.firmware,
+        &mac,
+        &model.serial,
+    ];
+    texts.map(String::as_str).join("\n").to_lowercase()
+}
+
 /// A new row, without an id and without facts.
 pub(super) fn blank(
     org: i64,
@@ -63,6 +80,7 @@ pub(super) fn blank(
         shared: false,
         claimed_from_node_id: None,
         address_key: String::new(),
+        search_text: String::new(),
         missing_since: None,
     }
 }

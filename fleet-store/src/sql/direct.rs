@@ -8,13 +8,13 @@ use std::{collections::BTreeSet, net::IpAddr};
 use fleet_pairing::divide;
 
 use super::{
-    codec, devices, endpoints,
+    alerts, codec, devices, endpoints,
     entity::{device, direct_lease, node_endpoint},
     inserts,
 };
 use crate::{
-    DeviceRow, DialRequest, Direct, Exclusion, NewSightings, ReleaseError, Released, Sighted,
-    sql::prelude::*,
+    DeviceRow, DialRequest, Direct, DirectEnd, Exclusion, NewSightings, ReleaseError, Released,
+    Sighted, sql::prelude::*,
 };
 
 #[async_trait]
@@ -95,6 +95,12 @@ impl Direct for SqlStore {
         let row = |model| devices::row(model, Vec::new());
         let rows = rows.and_then(|rows| rows.into_iter().map(row).collect());
         rows.during("devices_named")
+    }
+
+    async fn end_direct(&self, end: DirectEnd) -> Result<u64, StoreError> {
+        transaction!(self, "end_direct", |tx| {
+            Ok(alerts::settle_direct(tx, &end).await?)
+        })
     }
 
     async fn give_back(&self, org: OrgId, scan: ScanId) -> Result<(), StoreError> {

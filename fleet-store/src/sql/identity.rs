@@ -3,7 +3,7 @@
 use fleet_pairing::{DeviceRecord, Undo, keep_apart};
 
 use super::{
-    codec,
+    codec, devices,
     entity::{binding, device, identity_change},
     pairing,
     report::inventory::load,
@@ -154,6 +154,18 @@ pub(super) async fn create(
         .one(tx)
         .await?
         .map_or(change.last_seen, |model| model.first_seen);
+    let former = change.former.0.clone();
+    let named = device::Model {
+        model: change.model.clone(),
+        manufacturer: change.manufacturer.clone(),
+        serial: serial.clone(),
+        ..devices::blank(
+            change.org_id,
+            change.former_node_id,
+            former,
+            change.last_seen.0,
+        )
+    };
     let created = device::ActiveModel {
         id: NotSet,
         org_id: Set(change.org_id),
@@ -178,6 +190,7 @@ pub(super) async fn create(
         shared: Set(false),
         claimed_from_node_id: Set(None),
         address_key: Set(String::new()),
+        search_text: Set(devices::search_text(&named)),
         missing_since: Set(None),
     };
     Ok(DeviceId(created.insert(tx).await?.id))

@@ -3,18 +3,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleet_core::EndpointOutcome;
+use fleet_core::{EndpointOutcome, TargetOutcome};
 use fleet_discovery::{ScannedChunk, endpoint_outcomes, quiet_hosts};
-use fleet_inventory::EventKind;
+use fleet_inventory::{DayCounts, EventKind};
 use sea_orm::sea_query::Query;
 
 use super::{
+    days,
     details::{self, NewEvent},
     devices,
     entity::{device, node, scan},
     results,
 };
-use crate::sql::prelude::*;
+use crate::{DirectEnd, sql::prelude::*};
 
 /// Addresses in one query.
 const ADDRESSES: usize = 1_000;
@@ -57,10 +58,41 @@ pub(super) async fn mark(
         let Some(first) = own.first() else { continue };
         let scanned: Vec<_> = own.iter().map(|chunk| chunk.scanned()).collect();
         let at = quiet_devices(tx, &scanned, nodes, started).await?;
-        let node = NodeId(first.node);
-        marked += mark_devices(tx, (scan, node), at, started, now).await?;
+        let by = (OrgId(scan.org_id), Some(NodeId(first.node)));
+        marked += mark_devices(tx, by, at, started, now).await?;
     }
     Ok(marked)
+}
+
+/// Marks the devices of the server's own network that an ended direct scan did not find, and counts them.
+pub(super) async fn mark_direct(tx: &DatabaseTransaction, end: &DirectEnd) -> Result<(), DbErr> {
+    let quiet = end
+        .outcomes
+        .iter()
+        .filter(|(_, outcome)| matches!(**outcome, TargetOutcome::Silent | TargetOutcome::Refused));
+    let quiet: Vec<_> = quiet.map(|(ip, _)| AsText(*ip)).collect();
+    let started = Micros(end.started);
+    let ports = || end.ports.iter().map(|port| i64::from(port.number()));
+    let mut ids = Vec::new();
+    for part in quiet.chunks(ADDRESSES) {
+        let found: Vec<i64> = unseen(started)
+            .filter(device::Column::OrgId.eq(end.org.0))
+            .filter(device::Column::NodeId.is_null())
+            .filter(device::Column::Ip.is_in(part.iter().copied()))
+            .filter(device::Column::Port.is_in(ports()))
+            .select_only()
+            .column(device::Column::Id)
+            .into_tuple()
+            .all(tx)
+            .await?;
+        ids.extend(found);
+    }
+    let missing = mark_devices(tx, (end.org, None), ids, started, end.now).await?;
+    let counts = DayCounts {
+        missing,
+        ..DayCounts::default()
+    };
+    days::add(tx, end.org, None, counts, end.now).await
 }
 
 fn unseen(started: Micros) -> Select<device::Entity> {
@@ -112,10 +144,10 @@ async fn quiet_devices(
     Ok(at.into_keys().collect())
 }
 
-/// Marks devices as missing, which a node of the scan found out. Returns their number.
+/// Marks devices as missing, which a node found out, or the server itself. Returns their number.
 async fn mark_devices(
     tx: &DatabaseTransaction,
-    (scan, node): (&scan::Model, NodeId),
+    (org, node): (OrgId, Option<NodeId>),
     ids: Vec<i64>,
     started: Micros,
     now: Timestamp,
@@ -144,7 +176,7 @@ async fn mark_devices(
                 became: String::new(),
             });
         }
-        details::record(tx, OrgId(scan.org_id), Some(node), events, now).await?;
+        details::record(tx, org, node, events, now).await?;
     }
     Ok(marked)
 }

@@ -1,13 +1,13 @@
 //! Reading the overview of an organization. Outcomes are written by `blocks.rs`, counts by `days.rs`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
 };
 
 use fleet_discovery::Exclusion;
 use fleet_inventory::{
-    BlockNumber, CELLS, Cell, CellState, Day, DayCounts, Search, announced_blocks,
+    BlockNumber, CELLS, Cell, CellState, Day, DayCounts, Search, announced_blocks, wide_networks,
 };
 
 use super::{
@@ -90,7 +90,8 @@ async fn map(
     use site_block::{Column as C, Entity};
     let exclusions = site.exclusions();
     let exclusions = exclusions.map_err(|error| unreadable("site_exclude", error))?;
-    let mut known = announced(db, site).await?;
+    let subnets = subnets(db, site).await?;
+    let mut known = announced_blocks(subnets.iter().map(String::as_str));
     let stored: Vec<i64> = Entity::find()
         .filter(C::SiteId.eq(site.id.0))
         .select_only()
@@ -124,18 +125,41 @@ async fn map(
         )?);
     }
     describe_hosts(db, site, &mut blocks).await?;
+    let mut wide = BTreeMap::new();
+    if after.is_none() {
+        let devices = wide_devices(db, site).await?;
+        wide = wide_networks(devices, subnets.iter().map(String::as_str));
+    }
     Ok(SiteMap {
+        wide_total: wide.len() as u64,
+        wide: wide.into_iter().take(WIDE_NETWORKS).collect(),
         blocks,
         next: page.last().filter(|_| rest().count() > page.len()).copied(),
         total: known.len() as u64,
     })
 }
 
-/// The blocks of the subnets that the nodes of a site announced.
-async fn announced(
-    db: &impl ConnectionTrait,
-    site: &SiteRow,
-) -> Result<BTreeSet<BlockNumber>, DbErr> {
+/// The IPv6 networks that a map lists.
+const WIDE_NETWORKS: usize = 64;
+
+/// The IPv6 addresses of the devices of a site.
+async fn wide_devices(db: &impl ConnectionTrait, site: &SiteRow) -> Result<Vec<IpAddr>, DbErr> {
+    use device::Column as C;
+    let addresses: Vec<Option<AsText<IpAddr>>> = device::Entity::find()
+        .filter(C::NodeId.is_in(site.nodes.iter().map(|node| node.0)))
+        // The order of addresses begins with the version.
+        .filter(C::AddressKey.gte("6"))
+        .filter(C::DeletedAt.is_null())
+        .select_only()
+        .column(C::Ip)
+        .into_tuple()
+        .all(db)
+        .await?;
+    Ok(addresses.into_iter().flatten().map(|ip| ip.0).collect())
+}
+
+/// The subnets that the nodes of a site announced.
+async fn subnets(db: &impl ConnectionTrait, site: &SiteRow) -> Result<Vec<String>, DbErr> {
     let hellos: Vec<Option<String>> = node::Entity::find()
         .filter(node::Column::Id.is_in(site.nodes.iter().map(|node| node.0)))
         .select_only()
@@ -143,14 +167,11 @@ async fn announced(
         .into_tuple()
         .all(db)
         .await?;
-    let mut blocks = BTreeSet::new();
+    let mut subnets = Vec::new();
     for hello in hellos.into_iter().flatten() {
-        let hello = codec::read_hello(&hello)?;
-        blocks.append(&mut announced_blocks(
-            hello.local_subnets.iter().map(String::as_str),
-        ));
+        subnets.extend(codec::read_hello(&hello)?.local_subnets);
     }
-    Ok(blocks)
+    Ok(subnets)
 }
 
 fn read(

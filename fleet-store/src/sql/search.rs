@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 pub(super) use conditions::matching;
 use fleet_core::PairingStatus;
 use fleet_inventory::Search;
-use sea_orm::{JoinType, Order};
+use sea_orm::{FromQueryResult, JoinType, Order, Statement, sea_query::ExprTrait};
 
 use super::{
     devices,
@@ -41,9 +41,14 @@ impl DeviceSearch for SqlStore {
         node: Option<NodeId>,
         now: Timestamp,
     ) -> Result<DeviceFacets, StoreError> {
-        facets(self.reader(), matching(org, search, node, now))
-            .await
-            .during("device_facets")
+        let selected = matching(org, search, node, now);
+        // Without a search, indexes count the whole inventory.
+        let found = if *search == Search::default() && node.is_none() {
+            facets(self.reader(), selected).await
+        } else {
+            facets_of(self.reader(), selected).await
+        };
+        found.during("device_facets")
     }
 }
 
@@ -134,13 +139,91 @@ fn beyond(
             after.key.clone().into()
         }
     };
-    let further = if descending {
-        column.lt(value.clone())
+    // A comparison of rows is a range of the index. PostgreSQL reads the index from its start for an OR.
+    let row = Expr::tuple([
+        Expr::col(column.as_column_ref()),
+        Expr::col(id.as_column_ref()),
+    ]);
+    let position = Expr::tuple([Expr::value(value), Expr::value(after.device.0)]);
+    let beyond = if descending {
+        ExprTrait::lt(row, position)
     } else {
-        column.gt(value.clone())
+        ExprTrait::gt(row, position)
     };
-    let equal = Condition::all().add(column.eq(value)).add(later);
-    Ok(Condition::any().add(further).add(equal))
+    Ok(Condition::all().add(beyond))
+}
+
+/// Counts the devices that a search selects, with one read of them: the search is costly, and its result is small.
+async fn facets_of(db: &impl ConnectionTrait, matching: Condition) -> Result<DeviceFacets, DbErr> {
+    let inner = device::Entity::find()
+        .filter(matching)
+        .select_only()
+        .columns([
+            device::Column::Manufacturer,
+            device::Column::Model,
+            device::Column::Firmware,
+            device::Column::NodeId,
+        ])
+        .column(device_pairing::Column::Status)
+        .join(
+            JoinType::LeftJoin,
+            device::Entity::belongs_to(device_pairing::Entity)
+                .from(device::Column::Id)
+                .to(device_pairing::Column::DeviceId)
+                .into(),
+        )
+        .build(db.get_database_backend());
+    let part = |column: &str| {
+        format!(
+            "SELECT * FROM (SELECT '{column}' AS kind, CAST({column} AS TEXT) AS value, count(*) AS devices FROM found GROUP BY {column} ORDER BY count(*) DESC, {column} LIMIT {FACETS}) AS by_{column}"
+        )
+    };
+    let columns = ["manufacturer", "model", "firmware", "node_id", "status"];
+    let sql = format!(
+        "WITH found AS MATERIALIZED ({}) SELECT 'total' AS kind, CAST(NULL AS TEXT) AS value, count(*) AS devices FROM found UNION ALL {}",
+        inner.sql,
+        columns.map(part).join(" UNION ALL ")
+    );
+    let statement = Statement { sql, ..inner };
+    let mut facets = DeviceFacets::default();
+    let mut statuses = Vec::new();
+    for row in Counted::find_by_statement(statement).all(db).await? {
+        let devices = read_count(row.devices)?;
+        let value = row.value.clone().unwrap_or_default();
+        match row.kind.as_str() {
+            "total" => facets.total = devices,
+            "manufacturer" => facets.makes.push((value, devices)),
+            "model" => facets.models.push((value, devices)),
+            "firmware" => facets.firmware.push((value, devices)),
+            "node_id" => {
+                let node = row.value.map(|id| id.parse()).transpose();
+                let node = node.map_err(|_| unreadable("device", "its node is no number"))?;
+                facets.nodes.push((node.map(NodeId), devices));
+            }
+            _ => {
+                let status = row.value.map(|text| text.parse().map(AsText)).transpose();
+                let status = status.map_err(|_| unreadable("pairing", "it has no known status"))?;
+                statuses.push((status, row.devices));
+            }
+        }
+    }
+    // The order of the parts of a union is not defined.
+    for texts in [&mut facets.makes, &mut facets.models, &mut facets.firmware] {
+        texts.sort_by(|a, b| (Reverse(a.1), &a.0).cmp(&(Reverse(b.1), &b.0)));
+    }
+    facets
+        .nodes
+        .sort_by_key(|(node, devices)| (Reverse(*devices), *node));
+    facets.pairing = by_status(statuses)?;
+    Ok(facets)
+}
+
+/// A value of a facet.
+#[derive(FromQueryResult)]
+struct Counted {
+    kind: String,
+    value: Option<String>,
+    devices: i64,
 }
 
 async fn facets(db: &impl ConnectionTrait, matching: Condition) -> Result<DeviceFacets, DbErr> {
@@ -206,6 +289,12 @@ async fn pairing(
         .into_tuple()
         .all(db)
         .await?;
+    by_status(rows)
+}
+
+fn by_status(
+    rows: Vec<(Option<AsText<PairingStatus>>, i64)>,
+) -> Result<Vec<(PairingStatus, u64)>, DbErr> {
     let mut found: Vec<(PairingStatus, u64)> = Vec::new();
     for (status, devices) in rows {
         // A device without a row was never paired.

@@ -75,6 +75,14 @@ async fn map(site: &Site, id: SiteId) -> SiteMap {
     map.expect("read").expect("the site")
 }
 
+/// The IPv6 networks of a map.
+fn wide(map: &SiteMap) -> Vec<String> {
+    let networks = map.wide.iter();
+    networks
+        .map(|(network, counts)| format!("{network} {} {}", counts.devices, counts.announced))
+        .collect()
+}
+
 /// The cell of an address in 10.0.0.0/24.
 async fn cell(site: &Site, id: SiteId, octet: usize) -> MapCell {
     let map = map(site, id).await;
@@ -179,6 +187,7 @@ async fn excluded_and_announced_addresses_are_on_the_map_without_a_scan(site: Si
     let map = map(&site, id).await;
     let blocks: Vec<String> = map.blocks.iter().map(|one| one.block.to_string()).collect();
     assert_eq!(blocks, ["10.0.0.0/24", "10.0.1.0/24"]);
+    assert_eq!(wide(&map), ["fd00::/64 0 true"]);
     let count = |state: CellState| {
         let cells = map.blocks.iter().flat_map(|block| &block.cells);
         cells.filter(|cell| cell.state == state).count()
@@ -194,6 +203,13 @@ async fn excluded_and_announced_addresses_are_on_the_map_without_a_scan(site: Si
         outcomes(&[]),
     )
     .await;
+    let raw = site.raw().await;
+    let moved = "UPDATE device SET ip = 'fd00:0:0:1::9', address_key = '6fd00' WHERE id = 1";
+    raw.execute_unprepared(moved).await.expect("moved");
+    let listed = wide(&self::map(&site, id).await);
+    assert_eq!(listed, ["fd00::/64 0 true", "fd00:0:0:1::/64 1 false"]);
+    let back = "UPDATE device SET ip = '10.0.0.5', address_key = '4010' WHERE id = 1";
+    raw.execute_unprepared(back).await.expect("moved");
     let excluded = cell(&site, id, 5).await;
     assert_eq!(
         (excluded.state, excluded.device),

@@ -65,6 +65,11 @@ async fn every_field_selects_its_devices(site: Site) {
         ("", &all[..]),
         ("s19", &["10.0.0.1", "10.0.1.1"]),
         ("s19 braiins", &["10.0.1.1"]),
+        ("10.0.1.1", &["10.0.1.1"]),
+        ("*s19", &["10.0.0.1"]),
+        ("s_1", &[]),
+        // Two texts of a device are not one.
+        ("s191.0", &[]),
         ("model:s19", &["10.0.0.1", "10.0.1.1"]),
         ("model:*s19", &["10.0.0.1"]),
         ("model:S19 model:S21", &["10.0.0.1", "10.0.0.2", "10.0.1.1"]),
@@ -110,6 +115,17 @@ async fn every_field_selects_its_devices(site: Site) {
     assert_eq!(facets.models.len(), 2);
     assert_eq!(facets.nodes, [(Some(north.id), 2)]);
     assert_eq!(facets.pairing, [(PairingStatus::Unpaired, 2)]);
+    // The counts of the whole inventory and those of a search come from different queries.
+    let facets = async |search: &str| {
+        let search = search.parse().expect("a search");
+        let facets = site.store.device_facets(site.org, &search, None, at(40));
+        facets.await.expect("read")
+    };
+    let whole = facets("").await;
+    assert_eq!((whole.total, whole.firmware.len()), (4, 4));
+    assert_eq!(whole.nodes, [(Some(north.id), 3), (Some(barn.id), 1)]);
+    assert_eq!(facets("port:80").await, whole);
+    assert_eq!(facets("port:81").await, DeviceFacets::default());
 }
 
 const ORDERS: [DeviceOrder; 6] = [
@@ -183,9 +199,9 @@ async fn a_page_of_a_large_inventory_is_fast(site: Site) {
     let raw = site.raw().await;
     let insert = format!(
         "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 100000)
-        INSERT INTO device (org_id, identifier, node_id, ip, port, scheme, driver, model, manufacturer, firmware, mac, serial, evidence, first_seen, last_seen, address_key)
+        INSERT INTO device (org_id, identifier, node_id, ip, port, scheme, driver, model, manufacturer, firmware, mac, serial, evidence, first_seen, last_seen, address_key, search_text)
         SELECT {org}, 'serial:SN' || n, {node}, '10.' || (n / 65536) || '.' || (n / 256 % 256) || '.' || (n % 256), 80, 'http', 'antminer',
-        'Antminer S' || (n % 40), 'Bitmain', 'firmware ' || (n % 200), NULL, 'SN' || n, 'page title of the device', n, 1000000 - n, '4' || (100000 + n) FROM numbers",
+        'Antminer S' || (n % 40), 'Bitmain', 'firmware ' || (n % 200), NULL, 'SN' || n, 'page title of the device', n, 1000000 - n, '4' || (100000 + n), 'serial:sn' || n || ' bitmain antminer s' || (n % 40) || ' firmware ' || (n % 200) FROM numbers",
         org = site.org.0,
         node = north.id.0,
     );
@@ -201,6 +217,8 @@ async fn a_page_of_a_large_inventory_is_fast(site: Site) {
         "nothing",
         "ip:10.1.0.0/20",
         "pairing:failed",
+        "seen:<1d",
+        "mac:02*",
     ] {
         for order in ORDERS {
             for descending in [false, true] {

@@ -15,12 +15,13 @@ use super::{
     rules,
 };
 use crate::{
-    AlertRuleRow, NodeOfSite,
+    AlertRuleRow, DirectEnd, NodeOfSite,
     sql::{
         entity::{
             alert_channel, alert_delivery, alert_rule, alert_scan, alert_silence, node, scan,
             scan_share,
         },
+        missing,
         prelude::*,
         results::load::nodes_of_sites,
     },
@@ -95,6 +96,75 @@ pub(super) async fn load(db: &impl ConnectionTrait, id: ScanId) -> Result<Option
     }))
 }
 
+/// Finds the facts of a result about devices of these sites, and stores the state of the devices.
+async fn observed_facts(
+    tx: &DatabaseTransaction,
+    (org, since): (OrgId, Timestamp),
+    sites: &[SiteId],
+    result: &ScanResult,
+    rules: &[AlertRuleRow],
+) -> Result<Observation, DbErr> {
+    let counts_missing = |rule: &AlertRuleRow| {
+        rule.rule.enabled && rule.rule.rule.event == AlertEvent::DeviceMissing
+    };
+    let sites = if rules.iter().any(counts_missing) {
+        sites
+    } else {
+        &[]
+    };
+    let known = observed::known(tx, org, sites, result).await?;
+    let found = observe(&known, &result.observed(&known), since);
+    observed::store(tx, org, &found.changed).await?;
+    Ok(found)
+}
+
+/// Stores the messages about an ended direct scan and the state of its devices. Returns the number of messages.
+pub(crate) async fn settle_direct(tx: &DatabaseTransaction, end: &DirectEnd) -> Result<u64, DbErr> {
+    let since = lock(tx, end.org).await?;
+    missing::mark_direct(tx, end).await?;
+    let Some(since) = since else {
+        return Ok(0);
+    };
+    let rules = rules(tx, end.org).await?;
+    let watches = |rule: &AlertRuleRow| rule.rule.rule.event.is_of_devices();
+    let mut observation = Observation::default();
+    if rules.iter().any(watches) {
+        let result = ScanResult::of_direct(tx, end).await?;
+        let own = [observed::SERVER_SITE];
+        observation = observed_facts(tx, (end.org, since), &own, &result, &rules).await?;
+    }
+    let named = "the server's own network".to_owned();
+    let sites = BTreeMap::from([(observed::SERVER_SITE, named)]);
+    let mut outbox = Outbox::of(tx, end.org, end.now).await?;
+    for rule in rules.iter().filter(|rule| rule.rule.enabled) {
+        let message = match rule.rule.rule.event {
+            AlertEvent::ScanFailed => end
+                .failure
+                .as_deref()
+                .map(AlertMessage::of_failed_direct_scan),
+            AlertEvent::NodeSilent => None,
+            AlertEvent::NewDevice
+            | AlertEvent::DeviceMissing
+            | AlertEvent::DeviceMoved
+            | AlertEvent::FirmwareChanged => {
+                AlertMessage::of_devices(&rule.rule.rule, &observation.facts, &sites)
+            }
+        };
+        if let Some(message) = message {
+            let new = NewMessage {
+                rule: Some((rule.id, rule.rule.name.as_str())),
+                event: rule.rule.rule.event.as_str(),
+                message: &message,
+                // It has no row to link to.
+                scan: None,
+                node: None,
+            };
+            outbox.add(rule, &new)?;
+        }
+    }
+    outbox.store(tx).await
+}
+
 /// Stores the messages about an ended scan and the state of its devices. Returns the number of messages.
 pub(super) async fn settle_scan(
     tx: &DatabaseTransaction,
@@ -111,20 +181,9 @@ pub(super) async fn settle_scan(
         return Ok(0);
     };
     let rules = rules(tx, org).await?;
+    let sites: Vec<SiteId> = ended.sites.keys().copied().collect();
     let observation = match &ended.result {
-        Some(result) => {
-            let counts_missing = |rule: &AlertRuleRow| {
-                rule.rule.enabled && rule.rule.rule.event == AlertEvent::DeviceMissing
-            };
-            let mut sites = Vec::new();
-            if rules.iter().any(counts_missing) {
-                sites.extend(ended.sites.keys().copied());
-            }
-            let known = observed::known(tx, &sites, result).await?;
-            let found = observe(&known, &result.observed(&known), since);
-            observed::store(tx, org, &found.changed).await?;
-            found
-        }
+        Some(result) => observed_facts(tx, (org, since), &sites, result, &rules).await?,
         None => Observation::default(),
     };
     let mut outbox = Outbox::of(tx, org, now).await?;

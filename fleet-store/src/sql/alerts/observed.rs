@@ -5,16 +5,20 @@ use std::{
     net::IpAddr,
 };
 
-use fleet_core::{DeviceFacts, Mac};
-use fleet_inventory::{Known, Later, Observed, Seen};
+use fleet_core::{DeviceFacts, EndpointOutcome, Mac, Port, TargetOutcome};
+use fleet_discovery::port_outcome;
+use fleet_inventory::{Known, Later, Location, Observed, Seen};
 use sea_orm::{FromQueryResult, JoinType};
 
-use crate::sql::{
-    codec,
-    entity::{alert_device, device, node},
-    inserts,
-    prelude::*,
-    results::load::{self, Chunk, Loaded},
+use crate::{
+    DirectEnd,
+    sql::{
+        codec,
+        entity::{alert_device, device, node},
+        inserts,
+        prelude::*,
+        results::load::{self, Chunk, Loaded},
+    },
 };
 
 /// Ids in one query.
@@ -22,9 +26,18 @@ const IDS: usize = 1_000;
 
 /// The result of an ended scan.
 pub(super) struct ScanResult {
-    loaded: Loaded,
-    chunks: Vec<Chunk>,
+    seen: Vec<Seen>,
+    rejected: BTreeSet<DeviceId>,
+    probed: Probed,
     first_seen: BTreeMap<DeviceId, Timestamp>,
+}
+
+/// What a scan probed.
+enum Probed {
+    /// The chunks of nodes.
+    Chunks(Vec<Chunk>),
+    /// Addresses of the server's own network, with the ports of each.
+    Direct(BTreeMap<IpAddr, TargetOutcome>, Vec<Port>),
 }
 
 impl ScanResult {
@@ -34,21 +47,24 @@ impl ScanResult {
         let mut loaded = Loaded::load(db, scan).await?;
         let survivors = load::survivors(db, &[&loaded]).await?;
         loaded.resolve(&survivors);
-        let mut first_seen = BTreeMap::new();
-        for part in ids(&loaded).chunks(IDS) {
-            let rows: Vec<(i64, Micros)> = device::Entity::find()
-                .select_only()
-                .columns([device::Column::Id, device::Column::FirstSeen])
-                .filter(device::Column::Id.is_in(part.iter().copied()))
-                .into_tuple()
-                .all(db)
-                .await?;
-            first_seen.extend(rows.into_iter().map(|(id, at)| (DeviceId(id), at.0)));
-        }
         Ok(Self {
-            chunks,
-            loaded,
-            first_seen,
+            first_seen: first_seen(db, &loaded.seen).await?,
+            rejected: loaded.owned_elsewhere(),
+            probed: Probed::Chunks(chunks),
+            seen: loaded.seen,
+        })
+    }
+
+    /// The result of a direct scan.
+    pub(super) async fn of_direct(
+        db: &impl ConnectionTrait,
+        end: &DirectEnd,
+    ) -> Result<Self, DbErr> {
+        Ok(Self {
+            first_seen: first_seen(db, &end.seen).await?,
+            rejected: BTreeSet::new(),
+            probed: Probed::Direct(end.outcomes.clone(), end.ports.clone()),
+            seen: end.seen.clone(),
         })
     }
 
@@ -56,17 +72,59 @@ impl ScanResult {
         let locations = known.values().map(|known| known.seen.location());
         Observed {
             later: Later {
-                seen: &self.loaded.seen,
-                rejected: self.loaded.owned_elsewhere(),
-                outcomes: load::outcomes(&self.chunks, locations),
+                seen: &self.seen,
+                rejected: self.rejected.clone(),
+                outcomes: self.probed.outcomes(locations),
             },
             first_seen: self.first_seen.clone(),
         }
     }
 }
 
-fn ids(loaded: &Loaded) -> Vec<i64> {
-    let ids: BTreeSet<i64> = loaded.seen.iter().map(|seen| seen.device.0).collect();
+impl Probed {
+    fn outcomes(
+        &self,
+        locations: impl Iterator<Item = Location>,
+    ) -> BTreeMap<Location, EndpointOutcome> {
+        match self {
+            Self::Chunks(chunks) => load::outcomes(chunks, locations),
+            Self::Direct(outcomes, ports) => {
+                let own = locations.filter(|location| location.site == SERVER_SITE);
+                let outcome = |location: Location| {
+                    let Endpoint { ip, port } = location.endpoint;
+                    let outcome = outcomes.get(&ip)?;
+                    Some((location, port_outcome(*outcome, ports, port)))
+                };
+                own.filter_map(outcome).collect()
+            }
+        }
+    }
+}
+
+/// The site of devices that the server itself found.
+pub(super) const SERVER_SITE: SiteId = SiteId(0);
+
+/// When the inventory saw these devices first.
+async fn first_seen(
+    db: &impl ConnectionTrait,
+    seen: &[Seen],
+) -> Result<BTreeMap<DeviceId, Timestamp>, DbErr> {
+    let mut first_seen = BTreeMap::new();
+    for part in ids(seen).chunks(IDS) {
+        let rows: Vec<(i64, Micros)> = device::Entity::find()
+            .select_only()
+            .columns([device::Column::Id, device::Column::FirstSeen])
+            .filter(device::Column::Id.is_in(part.iter().copied()))
+            .into_tuple()
+            .all(db)
+            .await?;
+        first_seen.extend(rows.into_iter().map(|(id, at)| (DeviceId(id), at.0)));
+    }
+    Ok(first_seen)
+}
+
+fn ids(seen: &[Seen]) -> Vec<i64> {
+    let ids: BTreeSet<i64> = seen.iter().map(|seen| seen.device.0).collect();
     ids.into_iter().collect()
 }
 
@@ -88,15 +146,21 @@ struct StoredDevice {
 /// The state of the devices of a result, and of all devices of the nodes of these sites.
 pub(super) async fn known(
     tx: &DatabaseTransaction,
+    org: OrgId,
     sites: &[SiteId],
     result: &ScanResult,
 ) -> Result<BTreeMap<DeviceId, Known>, DbErr> {
     let mut known = BTreeMap::new();
-    if !sites.is_empty() {
+    if sites.contains(&SERVER_SITE) {
+        let own = Condition::all()
+            .add(alert_device::Column::OrgId.eq(org.0))
+            .add(device::Column::NodeId.is_null());
+        read(tx, own, &mut known).await?;
+    } else if !sites.is_empty() {
         let filter = node::Column::SiteId.is_in(sites.iter().map(|site| site.0));
         read(tx, Condition::all().add(filter), &mut known).await?;
     }
-    for part in ids(&result.loaded).chunks(IDS) {
+    for part in ids(&result.seen).chunks(IDS) {
         let filter = alert_device::Column::DeviceId.is_in(part.iter().copied());
         read(tx, Condition::all().add(filter), &mut known).await?;
     }

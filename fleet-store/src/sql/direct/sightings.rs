@@ -300,6 +300,7 @@ fn mutable(model: &device::Model) -> device::ActiveModel {
     let model = model.clone();
     device::ActiveModel {
         address_key: Set(devices::address_key(&model)),
+        search_text: Set(devices::search_text(&model)),
         ip: Set(model.ip),
         port: Set(model.port),
         scheme: Set(model.scheme),

@@ -30,6 +30,8 @@ entity! {
         pub claimed_from_node_id: Option<i64>,
         /// Sorts by address, then by port.
         pub address_key: String,
+        /// The texts in which a word of a search may occur, in lower case, one per line.
+        pub search_text: String,
         /// When a scan found its address silent or refused, after its last report.
         pub missing_since: Option<Micros>,
     }

@@ -18,6 +18,17 @@ use crate::{
     },
 };
 
+/// The bindings to one node, or to any node.
+fn bound_to(org: OrgId, node: Option<NodeId>) -> Select<binding::Entity> {
+    let bindings = binding::Entity::find()
+        .filter(binding::Column::OrgId.eq(org.0))
+        .filter(binding::Column::NodeId.is_not_null());
+    match node {
+        Some(node) => bindings.filter(binding::Column::NodeId.eq(node.0)),
+        None => bindings,
+    }
+}
+
 /// Locks a live device of an organization.
 async fn lock_device(
     tx: &DatabaseTransaction,
@@ -356,6 +367,15 @@ impl Bindings for SqlStore {
         })
     }
 
+    async fn count_bound_devices(
+        &self,
+        org: OrgId,
+        node: Option<NodeId>,
+    ) -> Result<u64, StoreError> {
+        let count = bound_to(org, node).count(self.reader()).await;
+        count.during("count_bound_devices")
+    }
+
     async fn list_bound_devices(
         &self,
         org: OrgId,
@@ -364,13 +384,7 @@ impl Bindings for SqlStore {
     ) -> Result<Vec<BoundDevice>, StoreError> {
         let db = self.reader();
         let read = async {
-            let mut bindings = binding::Entity::find()
-                .filter(binding::Column::OrgId.eq(org.0))
-                .filter(binding::Column::NodeId.is_not_null());
-            if let Some(node) = node {
-                bindings = bindings.filter(binding::Column::NodeId.eq(node.0));
-            }
-            let bindings = bindings
+            let bindings = bound_to(org, node)
                 .filter(binding::Column::DeviceId.gt(page.after))
                 .order_by_asc(binding::Column::DeviceId)
                 .limit(u64::from(page.limit))

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleet_core::{PairRejectReason, PairResult, PairingStatus, Serial};
+use fleet_core::{PairRejectReason, PairResult, PairingStatus};
 use fleet_pairing::{Binding, PairReply, decide_result, may_settle};
 
 use super::{
@@ -285,13 +285,15 @@ async fn learn(
     if !facts.update(&result.facts) {
         return Ok(());
     }
-    let serial = facts.serial.as_ref().map_or("", Serial::as_str);
+    let mut learned = device.clone();
+    devices::put_facts(&mut learned, facts);
     let change = device::ActiveModel {
-        model: Set(facts.model),
-        manufacturer: Set(facts.manufacturer),
-        firmware: Set(facts.firmware),
-        mac: Set(facts.mac.map(AsText)),
-        serial: Set(serial.to_owned()),
+        search_text: Set(devices::search_text(&learned)),
+        model: Set(learned.model),
+        manufacturer: Set(learned.manufacturer),
+        firmware: Set(learned.firmware),
+        mac: Set(learned.mac),
+        serial: Set(learned.serial),
         ..Default::default()
     };
     device::Entity::update_many()

@@ -9,7 +9,7 @@ use crate::sql::{
     prelude::*,
 };
 
-/// The texts in which a word of a search may occur.
+/// The texts in which a word of a search may occur. The column `search_text` holds all of them.
 const WORDS: [device::Column; 7] = [
     device::Column::Identifier,
     device::Column::Ip,
@@ -34,10 +34,7 @@ pub(in crate::sql) fn matching(
         all = all.add(found_or_seen_by(node));
     }
     for word in &search.words {
-        let anywhere = WORDS
-            .into_iter()
-            .fold(Condition::any(), |any, column| any.add(like(column, word)));
-        all = all.add(anywhere);
+        all = all.add(anywhere(word));
     }
     for (field, patterns) in &search.texts {
         let one = patterns.iter().fold(Condition::any(), |any, pattern| {
@@ -73,6 +70,20 @@ pub(in crate::sql) fn matching(
         Some(false) => all = all.add(device::Column::MissingSince.is_null()),
     }
     all
+}
+
+/// A word occurs in some text. A pattern with `*` must fit one text as a whole.
+fn anywhere(word: &Pattern) -> Condition {
+    match word {
+        Pattern::Contains(text) => {
+            let pattern = LikeExpr::new(format!("%{}%", escaped(text))).escape('\\');
+            let texts = Expr::col(device::Column::SearchText.as_column_ref());
+            Condition::all().add(texts.like(pattern))
+        }
+        Pattern::Parts(_) => WORDS
+            .into_iter()
+            .fold(Condition::any(), |any, column| any.add(like(column, word))),
+    }
 }
 
 fn found_or_seen_by(node: NodeId) -> Condition {
@@ -132,15 +143,17 @@ fn nodes(org: OrgId) -> SelectStatement {
         .to_owned()
 }
 
+/// A text as a part of a pattern of LIKE.
+fn escaped(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            let escape = matches!(c, '%' | '_' | '\\').then_some('\\');
+            escape.into_iter().chain([c])
+        })
+        .collect()
+}
+
 fn like<C: ColumnTrait>(column: C, pattern: &Pattern) -> Expr {
-    let escaped = |text: &str| {
-        text.chars()
-            .flat_map(|c| {
-                let escape = matches!(c, '%' | '_' | '\\').then_some('\\');
-                escape.into_iter().chain([c])
-            })
-            .collect::<String>()
-    };
     let pattern = match pattern {
         Pattern::Contains(text) => format!("%{}%", escaped(text)),
         Pattern::Parts(parts) => {

@@ -254,7 +254,7 @@ async fn hand_over(
 }
 
 /// The columns of a device that a report can change.
-const MUTABLE: [device::Column; 20] = [
+const MUTABLE: [device::Column; 21] = [
     device::Column::Identifier,
     device::Column::NodeId,
     device::Column::Ip,
@@ -274,6 +274,7 @@ const MUTABLE: [device::Column; 20] = [
     device::Column::Shared,
     device::Column::ClaimedFromNodeId,
     device::Column::AddressKey,
+    device::Column::SearchText,
     device::Column::MissingSince,
 ];
 
@@ -281,6 +282,7 @@ fn active(model: &device::Model) -> device::ActiveModel {
     let model = model.clone();
     device::ActiveModel {
         address_key: Set(devices::address_key(&model)),
+        search_text: Set(devices::search_text(&model)),
         id: Set(model.id),
         org_id: Set(model.org_id),
         identifier: Set(model.identifier),
