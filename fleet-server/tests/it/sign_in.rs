@@ -496,7 +496,7 @@ async fn no_request_chooses_where_a_browser_is_sent() {
 async fn sign_ins_through_the_provider_use_the_allowance_of_their_source() {
     let provider = StandIn::start().await;
     let rates = Rates {
-        sign_ins: NonZeroU32::new(3).expect("not zero"),
+        sign_ins: NonZeroU32::new(2).expect("not zero"),
         ..Rates::default()
     };
     let world = World::with(ServerConfig {
@@ -509,7 +509,6 @@ async fn sign_ins_through_the_provider_use_the_allowance_of_their_source() {
     provider.answers(&world, &begun, |_| {});
     let signed_in = begun.finish(&world, &begun.answer()).await;
     assert_eq!(session(&world, &signed_in).await.status, 200);
-    let begun = Begun::at(&world).await;
     let limited = begun.finish(&world, &begun.answer()).await;
     assert_eq!(problem(&limited), "limited");
     let path = "/api/sign-in/provider";
