@@ -67,7 +67,7 @@ async fn hosts_that_are_no_miners_stay_unidentified() {
         ),
         page(
             "Forum",
-            "We have Whatsminers with Braiins OS, and an Innosilicon",
+            "My Whatsminer runs Braiins OS, and the Innosilicon its own",
         ),
         page("OpenWrt - LuCI", "/cgi-bin/luci"),
         realm("IP Camera(12345)"),
