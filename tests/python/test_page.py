@@ -178,7 +178,7 @@ def schedule(**fields) -> dict:
     return {
         "scheduleId": OTHER, "name": "nightly", "fleetNodeId": "7", "nodeName": "barn-2", "request": {"nmap": {"target": "10.2.0.0/22"}},
         "timing": {"when": "30 2 * * *", "timeZone": "Europe/Berlin", "jitter": "600s", "blackouts": "mon 08:00-09:00"},
-        "operator": "ops@example.org", "createdAt": ago(9_000), "nextRunAt": ago(-7_260), "runs": "3", **fields,
+        "operator": "ops@example.org", "createdAt": ago(9_000), "nextRunAt": ago(-9_000), "runs": "3", **fields,
     }
 
 
@@ -295,7 +295,7 @@ def test_figures_beside_each_other_agree(server, page):
 
 
 def test_relative_times_update_live(server, page):
-    server.replies["DeviceSearchService/SearchDevices"] = {"devices": [device(1, lastSeen=ago(20))]}
+    server.replies["DeviceSearchService/SearchDevices"] = lambda _request: {"devices": [device(1, lastSeen=ago(20))]}
     page.open("#/devices")
     shown = lambda: page.script("return document.querySelector('.grid-body time')?.textContent")
     first = page.until("a time", shown)

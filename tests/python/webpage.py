@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+exceptions = pytest.importorskip("selenium.common.exceptions", reason="selenium is not installed: the web page is not tested")
+
 PATIENCE = 60
 """Time limit of a step in seconds. It only turns a hang into a failure: no test depends on how fast the machine is."""
 
@@ -117,7 +119,11 @@ class Page:
         """Calls `look` until it returns something. A timeout fails with the content of the page."""
         end = time.monotonic() + patience
         while True:
-            seen = look()
+            try:
+                seen = look()
+            except exceptions.StaleElementReferenceException:
+                # The page draws lists again. An element that was found before is then gone, and the next look finds the new one.
+                seen = None
             if seen:
                 return seen
             if time.monotonic() > end:
@@ -136,12 +142,23 @@ class Page:
         return self.until(selector, look)
 
     def click(self, selector: str) -> None:
-        self.find(selector).click()
+        """Clicks the first visible element, once. The page can replace or cover it before the click, which then is tried again."""
+        def click():
+            try:
+                self.find(selector).click()
+            except exceptions.ElementClickInterceptedException:
+                return False
+            return True
+        self.until(f"a click on {selector}", click)
 
     def type(self, selector: str, text: str) -> None:
-        field = self.find(selector)
-        field.clear()
-        field.send_keys(text)
+        """Replaces the text of a field, again from its start if the page replaced the field in between."""
+        def type():
+            field = self.find(selector)
+            field.clear()
+            field.send_keys(text)
+            return True
+        self.until(f"the text in {selector}", type)
 
     def read_console(self) -> list[str]:
         """Returns all errors of the browser console so far. The driver returns each entry only once. Only Chromium's has them."""
