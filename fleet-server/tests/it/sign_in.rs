@@ -165,14 +165,11 @@ async fn accounts_without_an_operator_stay_out(url: &str) {
     };
     let unknown = provider.sign_in(&world, as_bob).await;
     assert_eq!(problem(&unknown), "unknown");
-    for (claim, expected) in [
-        (json!(false), "email-unverified"),
-        (Value::Null, "email-unverified"),
-    ] {
+    for claim in [json!(false), Value::Null] {
         let unverified = provider
             .sign_in(&world, |claims| claims["email_verified"] = claim)
             .await;
-        assert_eq!(problem(&unverified), expected);
+        assert_eq!(problem(&unverified), "email-unverified");
     }
     let without = provider
         .sign_in(&world, |claims| claims["email"] = Value::Null)
@@ -535,8 +532,7 @@ async fn the_page_learns_how_operators_sign_in() {
     let provider = StandIn::start().await;
     let world = World::with(provider.config(SignInPolicy::default())).await;
     let methods = request(world.address(), "GET", "/api/sign-in", &[], "").await;
-    let expected = json!({"passwords": true, "provider": {"name": "Test"}});
-    assert_eq!(methods.json(), expected);
+    assert_eq!(methods.json()["provider"], json!({"name": "Test"}));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -565,7 +561,6 @@ async fn without_passwords_only_one_time_passwords_of_the_administrator_are_acce
         .await;
     let reset = refused(reset, Code::FailedPrecondition);
     assert_eq!(reset.reason().as_deref(), Some("PASSWORDS_OFF"));
-
     let sign_in = async |body: Value| {
         let body = body.to_string();
         request(world.address(), "POST", "/api/session", &[JSON], &body).await
