@@ -2,6 +2,7 @@
 
 use std::{fs::File, io::Read, path::Path};
 
+use fleet_core::{Fingerprint, Secret, SecretKind};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -32,7 +33,7 @@ pub fn import(dir: &StateDir, path: &Path, name: String) -> Result<Registration,
     let state = parse(&text, name).map_err(failed)?;
     let registration = Registration {
         fleet_node_id: state.fleet_node_id.unwrap_or_default(),
-        fingerprint: state.fingerprint(),
+        fingerprint: Fingerprint::of(&state.identity_public()),
     };
     dir.save(&state)?;
     Ok(registration)
@@ -49,6 +50,9 @@ fn parse(text: &str, name: String) -> Result<StateFile, String> {
     };
     let required = |key: &str| optional(key).ok_or_else(|| format!("it has no `{key}`"));
     let id = required("fleet_node_id")?;
+    let api_key = optional("api_key");
+    // An upstream node can be enrolled with a server of this project, whose challenges are different.
+    let is_ours = api_key.is_some_and(|key| Secret::parse(SecretKind::NodeKey, key).is_ok());
     let state = StateFile {
         server_url: required("server_url")?.to_owned(),
         name,
@@ -62,17 +66,18 @@ fn parse(text: &str, name: String) -> Result<StateFile, String> {
         )?,
         ca_file: None,
         allow_insecure_transport: optional("allow_insecure_transport") == Some("true"),
-        upstream_server: true,
+        upstream_server: !is_ours,
         fleet_node_id: Some(
             id.parse()
                 .map_err(|_| format!("`fleet_node_id` is `{id}`"))?,
         ),
-        api_key: optional("api_key").map(|text| SecretText::new(text.to_owned())),
+        api_key: api_key.map(|text| SecretText::new(text.to_owned())),
     };
+    // Over the identity key alone at every server, because upstream's nodes prove no other key.
+    let ours = Fingerprint::of(&state.identity_public()).to_string();
     match optional("identity_fingerprint") {
-        Some(fingerprint) if fingerprint != state.fingerprint().to_string() => Err(format!(
-            "its key has the fingerprint {}, not {fingerprint}",
-            state.fingerprint()
+        Some(fingerprint) if fingerprint != ours => Err(format!(
+            "its key has the fingerprint {ours}, not {fingerprint}"
         )),
         Some(_) | None => Ok(state),
     }
@@ -133,6 +138,20 @@ mod tests {
             import(&dir, &path, "barn".to_owned()),
             Err(EnrollError::AlreadyRegistered { .. })
         ));
+    }
+
+    #[test]
+    fn the_api_key_shows_which_kind_of_server_the_node_is_enrolled_with() {
+        let ours = Secret::new(SecretKind::NodeKey, &[7; 32]);
+        for (key, upstream_server) in [
+            ("api_key: fleet_key".to_owned(), true),
+            (format!("api_key: {}", ours.expose()), false),
+            (String::new(), true),
+        ] {
+            let text = file().replace("api_key: fleet_key", &key);
+            let state = parse(&text, "barn".to_owned()).expect("parses");
+            assert_eq!(state.upstream_server, upstream_server, "{upstream_server}");
+        }
     }
 
     #[test]

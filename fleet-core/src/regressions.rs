@@ -11,11 +11,7 @@ macro_rules! regressions {
     };
     ($name:literal, $cases:expr) => {
         ::proptest::test_runner::Config {
-            // The explicit number would override the variable for longer runs.
-            cases: ::std::env::var("PROPTEST_CASES")
-                .ok()
-                .and_then(|cases| cases.parse().ok())
-                .unwrap_or($cases),
+            cases: $cases,
             failure_persistence: Some(Box::new(
                 ::proptest::test_runner::FileFailurePersistence::Direct(concat!(
                     env!("CARGO_MANIFEST_DIR"),

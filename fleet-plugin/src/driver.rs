@@ -23,6 +23,7 @@ pub(crate) struct PluginDriver {
     plugin: Arc<Plugin>,
     permits: Semaphore,
     timeout: Duration,
+    pair_timeout: Duration,
     /// Whether pairing without a login may try the plugin's default logins.
     default_logins: bool,
     asks_silent: bool,
@@ -36,8 +37,17 @@ impl PluginDriver {
             plugin,
             permits: Semaphore::new(AT_ONCE),
             timeout,
+            pair_timeout: timeout,
             default_logins,
             asks_silent: false,
+        }
+    }
+
+    /// Sets the time limit of one call that pairs a device.
+    pub(crate) fn pairing_within(self, pair_timeout: Duration) -> Self {
+        Self {
+            pair_timeout,
+            ..self
         }
     }
 
@@ -116,7 +126,7 @@ impl PluginDriver {
         device: &DeviceInfo,
         login: &Login,
     ) -> Result<Authenticated, DriverError> {
-        match client.pair(device, login, self.timeout).await {
+        match client.pair(device, login, self.pair_timeout).await {
             Ok(info) => {
                 let info = info.unwrap_or_default();
                 Ok(Authenticated::Accepted {
@@ -128,6 +138,9 @@ impl PluginDriver {
                 Ok(Authenticated::Refused)
             }
             Err(error) if error.code == Code::Unimplemented => Ok(Authenticated::Unsupported),
+            Err(error) if error.code == Code::DeadlineExceeded => {
+                Err(self.no_answer(self.pair_timeout))
+            }
             Err(error) => self.failed(client, error).await,
         }
     }
@@ -143,6 +156,12 @@ impl PluginDriver {
             .and(Err(unknown_device()))
     }
 
+    /// Records that the plugin did not answer within this limit.
+    fn no_answer(&self, limit: Duration) -> DriverError {
+        self.plugin.record_timeout();
+        DriverError::Unusable(format!("gave no answer within {} s", limit.as_secs()))
+    }
+
     fn identification(&self, client: &PluginClient, info: &DeviceInfo) -> DeviceFacts {
         answer::identification(self.plugin.name(), &client.driver, info)
     }
@@ -156,11 +175,7 @@ impl PluginDriver {
     ) -> Result<Answer, DriverError> {
         let unusable = |what: String| Err(DriverError::Unusable(what));
         if error.code == Code::DeadlineExceeded {
-            self.plugin.record_timeout();
-            return unusable(format!(
-                "gave no answer within {} s",
-                self.timeout.as_secs()
-            ));
+            return Err(self.no_answer(self.timeout));
         }
         let may_have_crashed = matches!(error.code, Code::Unavailable | Code::Internal);
         if may_have_crashed && !client.is_alive().await {

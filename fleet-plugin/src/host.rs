@@ -114,6 +114,7 @@ impl PluginHost {
                 options.timing.answer_timeout,
                 options.default_logins,
             )
+            .pairing_within(options.timing.pair_timeout)
             .asking_silent(options.ask_silent.iter().any(|name| name == plugin.name()));
             host.drivers.push(Arc::new(driver));
             host.runs.spawn(plugin::run(

@@ -24,6 +24,8 @@ pub struct Timing {
     pub stable_after: Duration,
     /// Time limit of one call; an upstream node waits 10 s.
     pub answer_timeout: Duration,
+    /// Time limit of one call that pairs a device; an upstream node waits 60 s.
+    pub pair_timeout: Duration,
 }
 
 impl Default for Timing {
@@ -35,6 +37,7 @@ impl Default for Timing {
             max_backoff: Duration::from_secs(60),
             stable_after: Duration::from_secs(60),
             answer_timeout: Duration::from_secs(10),
+            pair_timeout: Duration::from_secs(60),
         }
     }
 }

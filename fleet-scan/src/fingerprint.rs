@@ -213,15 +213,15 @@ impl Fingerprints {
             .collect();
         // A page that names several makes is about miners, such as a shop, and belongs to none of them. Forks name the
         // firmware that they were made from, but have another rank.
-        let is_about_miners = |rank| {
-            let named = hits.iter().filter(|(rule, found)| {
-                rule.rank == rank && !found.is_weak && found.is_words_of_page()
-            });
-            named.count() > 1
-        };
+        let named: Vec<_> = hits
+            .iter()
+            .filter(|(_, found)| !found.is_weak && found.is_words_of_page())
+            .map(|(rule, _)| rule.rank)
+            .collect();
+        let is_about_miners = (1..named.len()).any(|at| named[..at].contains(&named[at]));
         let matched = hits
             .iter()
-            .filter(|(rule, found)| !(found.is_words_of_page() && is_about_miners(rule.rank)))
+            .filter(|(_, found)| !(is_about_miners && found.is_words_of_page()))
             .map(|&(rule, found)| Matched {
                 rule,
                 driver: found.driver.as_deref(),

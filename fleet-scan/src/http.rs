@@ -156,7 +156,9 @@ fn path_on(location: &str, scheme: &str, host: &str) -> Option<String> {
     let path = match location.strip_prefix(scheme) {
         Some(absolute) => {
             let (other, _) = absolute.split_at(absolute.find('/').unwrap_or(absolute.len()));
-            if other != host {
+            // A browser drops the port of the scheme, and devices write it or not.
+            let implied = format!(":{}", if scheme == "https://" { TLS_PORT } else { PORT });
+            if other.strip_suffix(&implied).unwrap_or(other) != host {
                 return None;
             }
             absolute[other.len()..].to_owned()
@@ -179,14 +181,24 @@ fn path_on(location: &str, scheme: &str, host: &str) -> Option<String> {
 
 /// The target of an immediate refresh: `<meta http-equiv="refresh" content="0; URL=/cgi-bin/luci/">`.
 fn refresh(page: &str) -> Option<String> {
-    let lower = page.to_ascii_lowercase();
     // ASCII lowercasing preserves byte positions, so they are valid in `page` too.
-    let start = lower.find("http-equiv=\"refresh\"")?;
-    let element = &page[start..start + lower[start..].find('>')?];
-    let url = element.to_ascii_lowercase().find("url=")? + "url=".len();
-    let url = element[url..].trim_start_matches(['\'', ' ']);
-    let end = url.find(['"', '\'', ' ']).unwrap_or(url.len());
-    Some(url[..end].to_owned())
+    let lower = page.to_ascii_lowercase();
+    let mut from = 0;
+    loop {
+        let start = from + lower[from..].find("<meta")?;
+        from = start + lower[start..].find('>')?;
+        let element = &lower[start..from];
+        let is_refresh = ["", "\"", "'"]
+            .iter()
+            .any(|quote| element.contains(&format!("http-equiv={quote}refresh")));
+        if !is_refresh {
+            continue;
+        }
+        let url = start + element.find("url=")? + "url=".len();
+        let url = page[url..from].trim_start_matches(['\'', ' ']);
+        let end = url.find(['"', '\'', ' ']).unwrap_or(url.len());
+        return Some(url[..end].to_owned());
+    }
 }
 
 /// Whether a TLS server rejects a request without TLS. Go's, nginx and Apache answer it with 400 and an explanation.
@@ -289,6 +301,7 @@ mod tests {
             ("/login.html", Some("/login.html")),
             ("index.html#top", Some("/index.html")),
             ("http://10.0.0.7/a?b=c", Some("/a?b=c")),
+            ("http://10.0.0.7:80/a", Some("/a")),
             ("http://10.0.0.7:8080/a", None),
             ("https://10.0.0.7/", None),
             ("http://10.0.0.8/a", None),
@@ -304,8 +317,22 @@ mod tests {
                 "{location}"
             );
         }
-        let page = "<meta http-equiv=\"refresh\" content=\"0; URL=/cgi-bin/luci/\">";
-        assert_eq!(refresh(page).as_deref(), Some("/cgi-bin/luci/"));
+        for (page, expected) in [
+            (
+                "<meta charset=utf-8><meta http-equiv=\"refresh\" content=\"0; URL=/cgi-bin/luci/\">",
+                Some("/cgi-bin/luci/"),
+            ),
+            (
+                "<META content='0;url=/Login.htm' HTTP-EQUIV='Refresh' />",
+                Some("/Login.htm"),
+            ),
+            ("<meta http-equiv=refresh content=0;url=/a>", Some("/a")),
+            ("<meta http-equiv=\"refresh\" content=\"5\">", None),
+            ("<meta name=\"url=/a\">", None),
+            ("<meta http-equiv=\"refresh\" content=\"0; url=/a\"", None),
+        ] {
+            assert_eq!(refresh(page).as_deref(), expected, "{page}");
+        }
     }
 
     proptest! {

@@ -36,6 +36,8 @@ use crate::{
 const EXTERNAL_PORTS: usize = 8;
 /// The time limit for identification and login together, including retries.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The same for a device of an external driver, as long as an upstream node waits.
+const EXTERNAL_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A device according to the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -226,7 +228,11 @@ impl Pairer {
         {
             return PairReport::failed(why);
         }
-        let report = match timeout(PATIENCE, self.attempt(target, login, defaults)).await {
+        let patience = match self.owner(target) {
+            Some(_) => EXTERNAL_PATIENCE,
+            None => PATIENCE,
+        };
+        let report = match timeout(patience, self.attempt(target, login, defaults)).await {
             Ok(Ok(report)) => report,
             Ok(Err(error)) => PairReport::failed(error.to_string()),
             // The device may have received the password and refuse it later.
@@ -238,17 +244,19 @@ impl Pairer {
         report
     }
 
+    /// The external driver that pairs a device.
+    fn owner(&self, target: &PairableDevice) -> Option<&Arc<dyn Driver>> {
+        let driver = &target.facts.driver;
+        self.drivers.all().find(|one| one.owns(driver))
+    }
+
     async fn attempt(
         &self,
         target: &PairableDevice,
         login: Option<&Login>,
         defaults: &mut Vec<Login>,
     ) -> Result<PairReport, DriverError> {
-        let owner = self
-            .drivers
-            .all()
-            .find(|driver| driver.owns(&target.facts.driver));
-        if let Some(owner) = owner {
+        if let Some(owner) = self.owner(target) {
             return self.pair_externally(owner, target, login).await;
         }
         let Some((device, rule)) = self.identify(target.endpoint).await? else {

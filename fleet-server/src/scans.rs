@@ -233,7 +233,7 @@ pub(crate) async fn warnings_of(
     let others = rows
         .iter()
         .filter(|row| row.state == NodeState::Confirmed && !takes_part(row));
-    // Read once: an organization can have ten thousand nodes, and a scan 64 shares.
+    // Read once: an organization can have ten thousand nodes, and a scan a thousand shares.
     let other = |row: &NodeRow| {
         let hello = row.hello.as_ref();
         let other = OtherNode {

@@ -7,6 +7,7 @@ mod body;
 mod budget;
 mod explain;
 mod health;
+mod prefix;
 mod routes;
 mod service;
 mod unread;

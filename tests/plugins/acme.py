@@ -142,6 +142,10 @@ def pair(request, context):
     # The node must pass on what this plugin reported, not what another driver knows.
     if request.device != device(request.device.host, PORT, who(request.device.host, PORT)):
         context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this is not the plugin's description")
+    # Some devices need more time for a login than for a question.
+    left = context.time_remaining()
+    if left is not None and left <= 30:
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this is too little time for a pairing")
     if request.access.version != "v1" or login.password != PASSWORD:
         context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong password")
     return M["DeviceResponse"](device=request.device)

@@ -77,8 +77,14 @@ pub(crate) async fn refresh(state_dir: &Path) -> anyhow::Result<()> {
 pub(crate) fn import(state_dir: &Path, path: &Path, name: Option<String>) -> anyhow::Result<()> {
     let dir = StateDir::open(state_dir)?;
     let registration = fleet_agent::import(&dir, path, name.unwrap_or_else(host_name))?;
+    let is_upstream = dir.load()?.is_some_and(|state| state.upstream_server);
+    let limits = if is_upstream {
+        format!(" {LIMITS}")
+    } else {
+        String::new()
+    };
     print(&format!(
-        "Imported node {}, fingerprint {}. {LIMITS}\nStop the upstream node, then start this one with `fleetnode run`.",
+        "Imported node {}, fingerprint {}.{limits}\nStop the upstream node, then start this one with `fleetnode run`.",
         registration.fleet_node_id, registration.fingerprint
     ))
 }

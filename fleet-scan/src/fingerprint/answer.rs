@@ -237,6 +237,7 @@ impl Selector {
 
 /// The JSON of a body, which may be the argument of a call (`minerinfoCallback({..});`).
 fn json_of(body: &[u8]) -> Option<Value> {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let body = body.trim_ascii_start();
     let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$');
     let name = body
@@ -366,6 +367,8 @@ mod tests {
             select(&answer, "/mac").as_deref(),
             Some("b4:a2:eb:31:2f:7c")
         );
+        let marked = page("200 OK", "\u{feff}{\"mac\":\"b4:a2:eb:31:2f:7c\"}");
+        assert!(marked.value().is_some(), "a byte order mark is no text");
         for body in [
             "(function(){\"mac\"})()",
             "call(\"mac\")",

@@ -3,7 +3,7 @@
 
 use std::io::Read;
 
-use flate2::read::{GzDecoder, ZlibDecoder};
+use flate2::read::{DeflateDecoder, GzDecoder, ZlibDecoder};
 use zeroize::Zeroize as _;
 
 /// The limit of headers. No known device sends half as many.
@@ -65,6 +65,14 @@ impl Response {
                 .read_to_end(&mut unpacked),
             _ => return,
         };
+        // Some servers send the stream without its zlib header, which browsers accept too.
+        if unpacked.is_empty() && encoding.trim() == "deflate" {
+            let raw = DeflateDecoder::new(&*self.body);
+            // Most other bytes are no such stream, but some of their beginnings are.
+            if raw.take(MOST_UNPACKED).read_to_end(&mut unpacked).is_err() {
+                unpacked.clear();
+            }
+        }
         if !unpacked.is_empty() {
             self.body = unpacked;
         }
@@ -290,6 +298,11 @@ mod tests {
             let response = parse(&packed(encoding, body)).expect("a response");
             assert_eq!(response.body, page, "{encoding}");
         }
+        let mut raw = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+        raw.write_all(page).expect("memory");
+        let raw = raw.finish().expect("memory");
+        let response = parse(&packed("deflate", &raw)).expect("a response");
+        assert_eq!(response.body, page);
         let bomb = parse(&packed("gzip", &gzip(&vec![0; 4 * 1024 * 1024]))).expect("a response");
         assert_eq!(bomb.body.len() as u64, MOST_UNPACKED);
     }

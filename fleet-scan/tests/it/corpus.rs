@@ -91,7 +91,11 @@ impl Change {
 /// Runs a target on changed seeds.
 fn changed(name: &'static str, seeds: Vec<Vec<u8>>, target: fn(&[u8])) {
     assert!(!seeds.is_empty(), "{name} has no seeds");
-    let config = fleet_core::regressions!("corpus");
+    let config = ProptestConfig {
+        // The variable sets it.
+        cases: ProptestConfig::default().cases,
+        ..fleet_core::regressions!("corpus")
+    };
     let mut runner = proptest::test_runner::TestRunner::new(config);
     let ran = runner.run(&change(), |change| {
         target(&change.of(&seeds));

@@ -65,6 +65,10 @@ async fn hosts_that_are_no_miners_stay_unidentified() {
             "Shop",
             "AxeOS, Whatsminer, IceRiver, Innosilicon, Braiins OS and Luxor Firmware",
         ),
+        page(
+            "Forum",
+            "My Whatsminer runs Braiins OS, and the Innosilicon its own",
+        ),
         page("OpenWrt - LuCI", "/cgi-bin/luci"),
         realm("IP Camera(12345)"),
         realm("Marantz AVR"),

@@ -1,6 +1,6 @@
 //! Admission of a scan of the server's own network.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use fleet_core::Permission;
 use fleet_discovery::{Mode, ScanRequest};
@@ -12,10 +12,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     run::{Admitted, Run},
-    selection,
+    selection::{self, Selection},
 };
 use crate::{
-    app::App, auth::until_revoked, call::OperatorCall, convert::printable, failure::Answered,
+    app::App,
+    auth::until_revoked,
+    call::OperatorCall,
+    config::DirectPath,
+    convert::printable,
+    failure::Answered,
+    scans::{self, SiteBlackout},
     watch::Item,
 };
 
@@ -53,7 +59,7 @@ async fn admit(
     request: &ScanRequest,
 ) -> Result<(Items, CancellationToken), RpcError> {
     let path = app.direct_path(call).await?.clone();
-    let selection = selection::select(request, &path, app.config.addresses)?;
+    let selection = at_sites(app, call, request, &path).await?;
     let slot = app.direct_slots.acquire(call.org)?;
     let scan = app.environment.scan_id();
     let subject = format!("{}, run {scan}", describe(request));
@@ -93,6 +99,40 @@ async fn admit(
         drop(slot);
     });
     Ok((items, cancel))
+}
+
+/// Plans a request under the rules of all sites: nobody knows of which site the server's own network is a part. A target
+/// that some site excludes is skipped, and an address in the subnets of a site waits for the end of its blackout.
+async fn at_sites(
+    app: &App,
+    call: &OperatorCall,
+    request: &ScanRequest,
+    path: &DirectPath,
+) -> Result<Selection, RpcError> {
+    let sites = app.store.list_sites(call.org).await.answered()?;
+    let mut exclusions = Vec::new();
+    for site in &sites {
+        exclusions.extend(scans::exclusions(Some(site))?);
+    }
+    let selection = selection::select(request, path, app.config.addresses, &exclusions)?;
+    let nodes = app.all_nodes(call.org).await.answered()?;
+    for site in &sites {
+        let Some(blackout) = SiteBlackout::of(site, call.now) else {
+            continue;
+        };
+        let of_site = nodes.iter().filter(|node| node.site == site.id);
+        let hellos = of_site.filter_map(|node| node.hello.as_ref());
+        let subnets: Vec<_> = hellos
+            .flat_map(|hello| hello.profile().local_subnets)
+            .collect();
+        let within = |ip: &&IpAddr| subnets.iter().any(|subnet| subnet.contains(**ip));
+        if selection.addresses.iter().any(|ip| within(&ip)) {
+            return Err(
+                blackout.refused("start the scan then, or leave out the subnets of its nodes")
+            );
+        }
+    }
+    Ok(selection)
 }
 
 /// The request in a few words, for the audit trail.

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use fleet_core::{AddressPolicy, Port, limits, parse_literal};
 use fleet_discovery::{
-    ChunkCommand, LOCAL_SUBNET, Mode, NodeProfile, PlanError, PlanPolicy, ScanRequest, Tally, plan,
+    ChunkCommand, Exclusion, LOCAL_SUBNET, Mode, NodeProfile, PlanError, PlanPolicy, ScanRequest,
+    Tally, plan_at_site,
 };
 use fleet_wire::RpcError;
 
@@ -20,7 +21,7 @@ pub(super) struct Selection {
     pub(super) notes: Vec<String>,
 }
 
-/// Plans a request.
+/// Plans a request without excluded targets.
 ///
 /// # Errors
 ///
@@ -29,6 +30,7 @@ pub(super) fn select(
     request: &ScanRequest,
     path: &DirectPath,
     addresses: AddressPolicy,
+    exclusions: &[Exclusion],
 ) -> Result<Selection, RpcError> {
     let server = NodeProfile {
         max_targets: limits::COMMAND_TARGETS,
@@ -54,7 +56,9 @@ pub(super) fn select(
                 "`{LOCAL_SUBNET}` is a node's subnet: name the server's own network, such as 10.0.0.0/24"
             )).with_reason("TARGET_NOT_DIRECT").with_fact("value", LOCAL_SUBNET));
         }
-        Mode::List(_) | Mode::Range { .. } | Mode::Target(_) => plan(request, &server, &policy),
+        Mode::List(_) | Mode::Range { .. } | Mode::Target(_) => {
+            plan_at_site(request, &server, &policy, exclusions)
+        }
     };
     let plan = plan.map_err(|error| {
         let refused = failure::plan(&error);

@@ -23,8 +23,9 @@ use fleet_wire::{
     client::Incoming,
     common::DeviceIdentifierList,
     fleet::{
-        CreateKeyRequest, Device, KeyClient, ListDevicesRequest, RevokeKeyRequest, ScanEnded,
-        ScanOwnNetworkRequest, ScanState, WatchScanResponse, watch_scan_response::Event,
+        CreateKeyRequest, Device, ExcludeTargetsRequest, KeyClient, ListDevicesRequest,
+        RevokeKeyRequest, ScanEnded, ScanOwnNetworkRequest, ScanState, WatchScanResponse,
+        watch_scan_response::Event,
     },
     minercommand::{DeviceFilter, DeviceSelector, device_selector::SelectionType},
     pairing::{Credentials, DiscoverRequest, PairRequest},
@@ -39,6 +40,7 @@ use crate::{
         Enrolled, Node, Operator, Profile, World, bearer, device, eventually, list, mdns, soon,
         stream_refused, target,
     },
+    shares, site_rules,
 };
 
 /// A network of devices that speak nothing, each found as soon as it is dialed, and a record of the dials.
@@ -427,6 +429,36 @@ async fn a_direct_scan_leads_to_alerts_and_marks_missing_devices() {
     stream_refused(Ok(messages.into_stream()), Code::Internal).await;
     let failed = "A scan of the server's own network failed";
     assert_eq!(titles().await, [missing, new, failed]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rules_of_sites_bind_direct_scans() {
+    let wire = Wire::with(&["10.0.0.7", "10.0.0.9"], 100);
+    let world = wire.world().await;
+    let admin = world.operator(Role::Admin).await;
+    let (enrolled, _node) = shares::node(&world, &admin, &["10.0.0.0/24"]).await;
+    let site = admin.site_of(&enrolled).await;
+    let exclude = ExcludeTargetsRequest {
+        site_id: site,
+        targets: "10.0.0.9".to_owned(),
+        reason: "printer".to_owned(),
+    };
+    let sites = admin.sites();
+    let excluded = sites.exclude_targets(&exclude, admin.options()).await;
+    excluded.expect("excluded");
+    let range = || target("10.0.0.0/28", &[]);
+    let messages = scan(&admin, range()).await.expect("starts");
+    let (found, _, ended) = to_its_end(messages).await;
+    assert_eq!(found, ["10.0.0.7"]);
+    assert!(!wire.dialed().contains(&"10.0.0.9".to_owned()));
+    let reasons = ended.ledger.expect("a ledger").skipped_reasons;
+    let named = reasons.iter().any(|one| one.reason.contains("printer"));
+    assert!(named, "{reasons:?}");
+
+    let window = site_rules::around_now();
+    admin.black_out(site, &window).await.expect("set");
+    let error = not_scanned(&admin, range(), Code::FailedPrecondition).await;
+    assert!(error.message.contains("has a blackout"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,7 +29,7 @@ on_both_databases! {
 }
 
 /// A node with these subnets, and its stream.
-async fn node(world: &World, admin: &Operator, subnets: &[&str]) -> (Enrolled, Node) {
+pub(crate) async fn node(world: &World, admin: &Operator, subnets: &[&str]) -> (Enrolled, Node) {
     let enrolled = Enrolled::new(world, admin).await;
     let stream = enrolled.connect(world, profile(subnets)).await;
     (enrolled, stream)

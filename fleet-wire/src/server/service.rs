@@ -25,6 +25,7 @@ use super::{
     budget::{BodyBudget, BodyLimits, Meter},
     explain::{self, Origin},
     health::Health,
+    prefix,
     routes::{Mount, Routes},
     unread::UnreadBodies,
 };
@@ -181,6 +182,9 @@ where
 impl Inner {
     /// Answers a request, and reads the rest of its body.
     async fn serve(&self, request: Request<Body>) -> Response<Body> {
+        let served = self.engine.dispatcher();
+        // Before anything else, because limits and permissions are found by the path.
+        let request = prefix::without(request, |procedure| served.lookup(procedure).is_some());
         let (request, loan) = UnreadBodies::lend(request);
         let mut response = self.answer(request).await;
         self.unread.settle(loan, &mut response).await;

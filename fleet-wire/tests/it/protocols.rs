@@ -39,6 +39,35 @@ async fn every_protocol_carries_a_unary_call_with_and_without_tls() {
 }
 
 #[tokio::test]
+async fn calls_are_also_served_under_the_prefix_of_upstreams_installations() {
+    let server = Server::start().await;
+    let url = format!("http://{}/api-proxy", server.address);
+    for (protocol, name) in PROTOCOLS {
+        let config = ChannelConfig {
+            protocol,
+            ..ChannelConfig::default()
+        };
+        let channel = Channel::new(&url, &config).expect("a channel");
+        let client = FleetNodeGatewayClient::new(channel);
+        let response = client
+            .register(&register("a"), CallOptions::new())
+            .await
+            .expect("registered");
+        assert_eq!(response.identity_fingerprint, format!("{name} tls=false"));
+        client
+            .upload_heartbeat(&heartbeat(), CallOptions::new())
+            .await
+            .expect_err("credentials are required there, too");
+        client
+            .upload_heartbeat(&heartbeat(), signed_in())
+            .await
+            .expect("signed in");
+    }
+    let page = server.http1("GET /api-proxy/healthz HTTP/1.1", "").await;
+    assert!(page.body.contains("/api-proxy/healthz"), "{page:?}");
+}
+
+#[tokio::test]
 async fn every_protocol_carries_code_message_and_details_of_an_error() {
     let server = Server::start().await;
     for (protocol, _) in PROTOCOLS {

@@ -15,7 +15,7 @@ mod truth;
 mod world;
 
 pub(crate) use command::{Done, binary, run};
-pub(crate) use database::Kind;
+pub(crate) use database::{Kind, skip};
 pub(crate) use fleet_wire::{Code, fleet::ScanState};
 pub(crate) use history::{History, Watch, devices, found_addresses};
 pub(crate) use http::EventSource;

@@ -129,9 +129,9 @@ async fn shown_with_names(world: World) {
     let mut identified = expected;
     identified.remove(&host(4).to_string());
     assert_eq!(devices, identified);
-    let wide = world.fleetctl(&["devices", "list", "-o", "wide"]).await;
-    let wide = wide.succeeded();
-    assert!(wide.contains("bitaxe.local (mdns)"), "{wide}");
+    let csv = world.fleetctl(&["devices", "list", "-o", "csv"]).await;
+    let csv = csv.succeeded();
+    assert!(csv.contains("bitaxe.local (mdns)"), "{csv}");
     let hosts = world.fleetctl(&["scan", "hosts", &scan]).await.succeeded();
     assert!(hosts.contains("printer.lan"), "{hosts}");
 }

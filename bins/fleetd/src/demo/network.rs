@@ -13,6 +13,8 @@ use ipnetwork::Ipv4Network;
 const NETWORKS: [u8; 9] = [77, 171, 172, 173, 174, 175, 176, 177, 178];
 /// The host that a claim binds. No site of the demonstration is large enough to contain it.
 const CLAIM: [u8; 2] = [255, 254];
+/// Least number of addresses of a network without a device, the first and the last included. Devices move to some of them.
+const FREE: usize = 10;
 /// The UDP port of a claim.
 const CLAIM_PORT: u16 = 8_420;
 
@@ -58,7 +60,8 @@ fn moved(site: &Site, octet: u8) -> Site {
     moved
 }
 
-/// Returns the smallest network that contains every device of the site. Its other addresses refuse connections.
+/// Returns the smallest network that contains every device of the site and has some free addresses, which refuse
+/// connections.
 pub(super) fn covering(site: &Site) -> Result<Ipv4Network> {
     let devices: Vec<_> = site
         .addresses()
@@ -71,9 +74,11 @@ pub(super) fn covering(site: &Site) -> Result<Ipv4Network> {
     let first = devices.first().copied().context("the site is empty")?;
     let fits = |prefix: &u8| {
         Ipv4Network::new(first, *prefix).is_ok_and(|net| {
-            devices
-                .iter()
-                .all(|ip| net.contains(*ip) && *ip != net.broadcast() && *ip != net.network())
+            let has_room = net.size() as usize >= devices.len() + FREE;
+            has_room
+                && devices
+                    .iter()
+                    .all(|ip| net.contains(*ip) && *ip != net.broadcast() && *ip != net.network())
         })
     };
     let prefix = (16..=30)
@@ -89,6 +94,14 @@ pub(super) fn covering(site: &Site) -> Result<Ipv4Network> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_contains_the_site_and_has_free_addresses() {
+        for (miners, prefix) in [(1, 28), (110, 25), (120, 24), (250, 23), (5_000, 19)] {
+            let network = covering(&Site::demo(miners, 1)).expect("it fits");
+            assert_eq!(network.prefix(), prefix, "{miners}");
+        }
+    }
 
     #[tokio::test]
     async fn sites_at_the_same_time_have_networks_of_their_own() {

@@ -80,7 +80,7 @@ impl Database {
 }
 
 #[expect(clippy::print_stdout, reason = "the test runner shows it on request")]
-fn skip(test: &str, reason: &str) {
+pub(crate) fn skip(test: &str, reason: &str) {
     let line = format!("{test}: {reason}\n");
     print!("skipped {line}");
     let Some(log) = std::env::var_os(SKIP_LOG) else {
