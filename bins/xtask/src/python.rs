@@ -23,12 +23,13 @@ const FOLDER: &str = "tests/python";
 
 /// The browser's tests, which are a separate step: the journeys on a real server, the page in states that a real server
 /// cannot be brought into on demand, and the pictures of the documents.
-const BROWSER: [&str; 7] = [
+const BROWSER: [&str; 8] = [
     JOURNEY,
     "test_page.py",
     "test_page_scans.py",
     "test_overview.py",
     "test_device.py",
+    "test_announcements.py",
     "test_sign_in_page.py",
     "test_pictures.py",
 ];

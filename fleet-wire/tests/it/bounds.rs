@@ -282,8 +282,8 @@ fn requests_for_a_scan() {
             "request_id": |m| m.request_id = e(65);
             "fleet_node_id": |m| m.fleet_node_id = -1;
             "site_id": |m| m.site_id = -1;
-            "": |m| m.fleet_node_ids = vec![1; 64];
-            "fleet_node_ids": |m| m.fleet_node_ids = vec![1; 65];
+            "": |m| m.fleet_node_ids = vec![1; 1_024];
+            "fleet_node_ids": |m| m.fleet_node_ids = vec![1; 1_025];
             "request": |m| m.request = None;
             "request.mode": |m| m.request = Some(DiscoverRequest::default());
             "": |m| m.queue_for = Some(Duration { seconds: 604_800, nanos: 0 });
