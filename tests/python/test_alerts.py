@@ -13,6 +13,9 @@ from world import World, eventually
 
 SERVICE = "fleet.v1.AlertService"
 
+# aiosmtpd does not know of the TLS under it.
+pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS:UserWarning")
+
 
 def channel(world: World, **receiver) -> dict:
     """Creates a channel, and returns it with its secret."""

@@ -1,9 +1,8 @@
-"""Browsers without a screen and the steps that operate the page in them. Read `Page` first."""
+"""A headless Chromium and the steps that operate the page in it. Read `Page` first."""
 
 import contextlib
 import os
 import shutil
-import subprocess
 import time
 
 import pytest
@@ -50,65 +49,6 @@ def chromium(profile):
         yield browser
     finally:
         browser.quit()
-
-
-@contextlib.contextmanager
-def firefox(_profile):
-    """Starts headless Firefox. Its driver creates the profile."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: the web page is not tested")
-    options = webdriver.FirefoxOptions()
-    options.binary_location = program("FLEET_FIREFOX", "firefox-esr", "firefox")
-    options.add_argument("-headless")
-    driver = program("FLEET_GECKODRIVER", "geckodriver")
-    browser = webdriver.Firefox(options=options, service=webdriver.FirefoxService(driver))
-    try:
-        browser.set_window_size(1280, 900)
-        yield browser
-    finally:
-        browser.quit()
-
-
-MINIBROWSERS = ["/usr/lib/x86_64-linux-gnu/webkit2gtk-4.1/MiniBrowser", "/usr/lib/aarch64-linux-gnu/webkit2gtk-4.1/MiniBrowser"]
-"""Debian installs WebKit's test browser outside of PATH."""
-
-
-@contextlib.contextmanager
-def webkit(profile):
-    """Starts WebKit's test browser on a screen in memory, because it has no headless mode."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: the web page is not tested")
-    driver = program("FLEET_WEBKITDRIVER", "WebKitWebDriver")
-    options = webdriver.WebKitGTKOptions()
-    options.binary_location = program("FLEET_MINIBROWSER", "MiniBrowser", *MINIBROWSERS)
-    options.add_argument("--automation")
-    with screen() as display:
-        environment = os.environ | {
-            "DISPLAY": display, "GDK_BACKEND": "x11", "NO_AT_BRIDGE": "1", "XDG_DATA_HOME": str(profile), "XDG_CACHE_HOME": str(profile),
-            # There is no graphics card, and the sandbox needs namespaces that a container may not have.
-            "WEBKIT_DISABLE_COMPOSITING_MODE": "1", "LIBGL_ALWAYS_SOFTWARE": "1", "WEBKIT_DISABLE_SANDBOX_THIS_IS_DANGEROUS": "1",
-        }
-        browser = webdriver.WebKitGTK(options=options, service=webdriver.WebKitGTKService(driver, env=environment))
-        try:
-            browser.set_window_size(1280, 900)
-            yield browser
-        finally:
-            browser.quit()
-
-
-@contextlib.contextmanager
-def screen():
-    """Starts an X server that draws into memory. Yields its name; the server chooses a free one."""
-    read, write = os.pipe()
-    command = [program("FLEET_XVFB", "Xvfb"), "-displayfd", str(write), "-screen", "0", "1280x1024x24", "-nolisten", "tcp"]
-    server = subprocess.Popen(command, pass_fds=[write], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    os.close(write)
-    try:
-        with os.fdopen(read) as names:
-            number = names.readline().strip()
-        assert number, "Xvfb ended at once"
-        yield f":{number}"
-    finally:
-        server.terminate()
-        server.wait(30)
 
 
 class Page:
@@ -165,9 +105,7 @@ class Page:
         self.until(f"the text in {selector}", type)
 
     def read_console(self) -> list[str]:
-        """Returns all errors of the browser console so far. The driver returns each entry only once. Only Chromium's has them."""
-        if not hasattr(self.browser, "get_log"):
-            return self.console
+        """Returns all errors of the browser console so far. The driver returns each entry only once."""
         self.console += [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
         return self.console
 
