@@ -132,6 +132,7 @@ async fn shown_with_names(world: World) {
     let csv = world.fleetctl(&["devices", "list", "-o", "csv"]).await;
     let csv = csv.succeeded();
     assert!(csv.contains("bitaxe.local (mdns)"), "{csv}");
-    let hosts = world.fleetctl(&["scan", "hosts", &scan]).await.succeeded();
+    let hosts = world.fleetctl(&["scan", "hosts", &scan, "-o", "csv"]).await;
+    let hosts = hosts.succeeded();
     assert!(hosts.contains("printer.lan"), "{hosts}");
 }
