@@ -43,7 +43,7 @@ const ASSUMED_NEAR: f64 = 0.2;
 
 /// The tail of a command in seconds, as long as no earlier scan shows it: between 0.1 if everything answers, and 0.9 if
 /// nothing does.
-const TAIL: f64 = 0.5;
+const TAIL: f64 = 0.6;
 
 /// How long after the end of listening a scan ends, in seconds.
 const AFTER_LISTENING: f64 = 1.0;

@@ -10,7 +10,7 @@ import urllib.request
 
 import pytest
 
-from test_operator import Operator
+from test_operator import Operator, only
 from world import PORTS, World, program
 
 
@@ -72,7 +72,7 @@ def test_keys_and_sessions_of_all_operators_are_listed_and_ended(world, admin):
     carl = listed(admin, "operators", "list")["carl@example.org"]["operatorId"]
     key = admin.text("keys", "create", "--name", "nightly", "--operator", carl).strip()
     as_carl = Operator(world, key)
-    assert as_carl.json("whoami")["email"] == "carl@example.org"
+    assert only(as_carl.json("whoami"))["email"] == "carl@example.org"
     row = listed(admin, "keys", "list", "--all")["nightly"]
     assert row["email"] == "carl@example.org"
     assert "nightly" not in listed(admin, "keys", "list"), "the administrator's own keys"
@@ -109,11 +109,11 @@ def test_a_node_is_renamed_and_unenrolled(world, admin):
 def test_a_device_is_deleted_with_a_reason(world, admin):
     name = "barn-2"
     world.enroll(name)
-    world.run_node(name)
+    world.run_node(name, "--allow-network", "127.93.0.0/24")
     world.until_connected(1)
     world.site("127.93.0.0/28", 3)
     started = admin.json("scan", "start", "--no-watch", "--node", name, "--port", ",".join(map(str, PORTS)), "127.93.0.0/28")
-    world.finished((started[0] if isinstance(started, list) else started)["scanId"])
+    world.finished(only(started)["scanId"])
     devices = admin.json("devices", "list")
     assert len(devices) == 3
     without = admin.run("devices", "delete", devices[0]["deviceId"], "--yes")

@@ -69,7 +69,7 @@ export function signInView(root, { message, onSignedIn }) {
     }
     if (!methods.provider) return;
     fill(provider,
-      h("a", { class: "button button-primary button-wide", id: "by-provider", href: "/api/sign-in/provider" }, "Sign in with ", foreign(methods.provider.name)),
+      h("a", { class: "button button-primary button-wide", id: "by-provider", href: "/api/sign-in/provider" }, h("span", {}, "Sign in with ", foreign(methods.provider.name))),
       h("p", { class: "hint" }, methods.passwords ? "Or sign in here:" : "Passwords are not accepted here, except one-time passwords that an administrator of the server creates."));
     provider.hidden = false;
   }

@@ -360,8 +360,9 @@ fn refusal(error: Error, info: Option<RequestInfo>) -> RpcError {
     refusal
 }
 
-/// An error of the dispatch without the reason that it would add, because the suite compares details.
-fn plain(error: RpcError) -> RpcError {
+/// An error of the dispatch without its reason, because the suite compares details.
+fn plain(mut error: RpcError) -> RpcError {
+    error.details.clear();
     with_metadata(error, &[], &[])
 }
 
