@@ -265,7 +265,7 @@ pub(crate) struct Matched<'a> {
 }
 
 impl Matched<'_> {
-    /// Whether it takes precedence over another rule, whatever their names are.
+    /// Whether it takes precedence over another rule by its rank, not only by its name.
     pub(crate) fn goes_before(&self, other: &Self) -> bool {
         (!self.is_weak, self.rule.rank) > (!other.is_weak, other.rule.rank)
     }
