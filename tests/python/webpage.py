@@ -13,7 +13,7 @@ PATIENCE = 60
 """Time limit of a step in seconds. It only turns a hang into a failure: no test depends on how fast the machine is."""
 
 SCRIPT = 300
-"""Time limit of a script in seconds. The check of accessibility takes longer than the 30 s of the driver on a busy machine."""
+"""Time limit of a script in seconds. The check of accessibility takes longer on a busy machine than the 30 s of the driver, and than the 120 s after which the client stops waiting for it."""
 
 FLAGS = [
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -45,6 +45,7 @@ def chromium(profile):
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     try:
         browser.set_script_timeout(SCRIPT)
+        browser.command_executor.client_config.timeout = 2 * SCRIPT
         browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WITNESS})
         yield browser
     finally:

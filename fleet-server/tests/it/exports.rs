@@ -164,7 +164,7 @@ async fn the_unidentified_hosts_of_a_scan_are_exported_in_each_format(url: &str)
     let path = |ending: &str| format!("/api/scans/{}/hosts.{ending}", scan.id);
     let csv = export(&world, &operator, &path("csv")).await;
     let mut lines = csv.lines();
-    let head = "ip,mac,vendor,hostName,hostNameSource,openPorts,replyPort,reply,requests,reportedAt,recordCommand";
+    let head = "ip,mac,vendor,hostName,hostNameSource,openPorts,replyPort,reply,requests,reportedAt,recordCommand,fleetNodeId";
     assert_eq!(lines.next(), Some(head));
     let first = lines.next().expect("a host");
     let expected =

@@ -170,6 +170,7 @@ fn page(device: &Device) -> Answer {
         Make::Bitaxe => ("AxeOS", "", ""),
         Make::NerdAxe => ("NerdQAxe Dashboard", "", ""),
         Make::Proto => ("Dashboard", r#"<div id="root"></div>"#, "miner-api-server"),
+        Make::Auradine => ("Miner UI", "", ""),
         Make::Printer => (
             "HP LaserJet Pro M404dn",
             "",
@@ -180,11 +181,9 @@ fn page(device: &Device) -> Answer {
             r#"<meta http-equiv="refresh" content="0; URL=/cgi-bin/luci/">"#,
             "",
         ),
-        Make::Antminer
-        | Make::Whatsminer
-        | Make::Marathon
-        | Make::Auradine
-        | Make::PlainCgminer => ("Login", "<form></form>", "nginx"),
+        Make::Antminer | Make::Whatsminer | Make::Marathon | Make::PlainCgminer => {
+            ("Login", "<form></form>", "nginx")
+        }
     };
     let mut headers = vec![("Content-Type", "text/html; charset=utf-8".to_owned())];
     if !server.is_empty() {

@@ -345,9 +345,12 @@ impl Node {
             .await
     }
 
-    /// The next message, which must be a cancel; returns the command's id.
+    /// The next message except liveness signals, which must be a cancel; returns the command's id.
     pub(crate) async fn cancel(&mut self) -> String {
-        let message = self.message().await;
+        let mut message = self.message().await;
+        while matches!(message, Kind::Accepted(_)) {
+            message = self.message().await;
+        }
         let Kind::Cancel(cancel) = message else {
             panic!("not canceled: {message:?}");
         };
