@@ -17,8 +17,8 @@ pub(crate) const SECRET: &str = "FLEETD_OIDC_CLIENT_SECRET";
 
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct OidcArgs {
-    /// Issuer of the OpenID provider through which operators sign in, such as https://id.example.org/realms/fleet; needs
-    /// --public-url.
+    /// Issuer of the OpenID provider through which operators sign in, such as
+    /// `https://id.example.org/realms/fleet`; needs --public-url.
     #[arg(long, env = "FLEETD_OIDC_ISSUER", value_name = "URL")]
     pub(crate) oidc_issuer: Option<String>,
     /// Client id of this server at the provider.
