@@ -45,7 +45,7 @@ use crate::{
 const REPORT_WAIT: Duration = Duration::from_secs(20);
 /// Rows of a report that are stored in one transaction. SQLite has one writer, and PostgreSQL one lock for the endpoints
 /// of an organization. A report of 1,024 rows would hold them several times as long as the calls of other nodes last.
-const PART: usize = 128;
+const PART: usize = 64;
 /// Interval of retries during that wait.
 const REPORT_PAUSE: Duration = Duration::from_millis(100);
 /// Longest stored reason of a halt.

@@ -7,7 +7,7 @@ use sea_orm::{ConnectionTrait, Database};
 use crate::harness::{Enrolled, Profile, World, device, eventually, range, refused, start};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_report_that_fails_halfway_keeps_its_first_part_and_is_stored_once_when_it_is_repeated() {
+async fn a_report_that_fails_halfway_keeps_its_first_parts_and_is_stored_once_when_it_is_repeated() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -31,7 +31,7 @@ async fn a_report_that_fails_halfway_keeps_its_first_part_and_is_stored_once_whe
     database.execute_unprepared(fails).await.expect(fails);
     let refusal = node.report(&command, found.clone()).await;
     refused(refusal, Code::Unavailable);
-    assert_eq!(known().await, 128, "the first part");
+    assert_eq!(known().await, 192, "the first parts");
     let works = "DROP TRIGGER fails";
     database.execute_unprepared(works).await.expect(works);
     eventually(|| async {
