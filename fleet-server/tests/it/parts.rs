@@ -7,7 +7,8 @@ use sea_orm::{ConnectionTrait, Database};
 use crate::harness::{Enrolled, Profile, World, device, eventually, range, refused, start};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_report_that_fails_halfway_keeps_its_first_parts_and_is_stored_once_when_it_is_repeated() {
+async fn a_report_that_fails_halfway_keeps_its_first_parts_and_is_stored_once_when_it_is_repeated()
+{
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
