@@ -198,7 +198,10 @@ fn wanted() -> DiscoverRequest {
     }
 }
 
-/// Alternately creates a code or reports a device, and records the confirmed write.
+/// Codes that are created: an organization may have 1,000 open ones.
+const CODES_MOST: usize = 900;
+
+/// Creates a code or reports a device, and records the confirmed write.
 async fn write(
     live: &Live,
     node: &Node,
@@ -206,7 +209,7 @@ async fn write(
     kept: &mut Acknowledged,
 ) -> Result<(), RpcError> {
     let attempt = kept.answers + kept.rejected;
-    let answer = if attempt.is_multiple_of(2) {
+    let answer = if attempt.is_multiple_of(2) && kept.codes.len() < CODES_MOST {
         fleet::create_code(live).await.map(|id| {
             kept.codes.insert(id);
         })
