@@ -86,7 +86,7 @@ pub fn is_connected(
         && heartbeat.is_some_and(|heartbeat| heartbeat.is_live(now))
 }
 
-/// Whether a node is online: a server heard of it within [`NODE_OFFLINE`], and it is connected or has sent a heartbeat
+/// Whether a node is online: its last sign of life is within [`NODE_OFFLINE`], and it is connected or has sent a heartbeat
 /// since its last stream ended. A server that is killed stores no end. Its streams end when it becomes stale: `stale_for`
 /// is how long ago that was.
 pub fn is_online(

@@ -491,15 +491,19 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 pub(crate) fn cookie<'a>(headers: &'a HeaderMap, config: &ServerConfig) -> Option<&'a str> {
     let is_session =
         |name: &str| name == SECURE_COOKIE || (name == PLAIN_COOKIE && !config.public_https);
-    let pairs = headers
+    cookies(headers)
+        .find(|(name, _)| is_session(name))
+        .map(|(_, value)| value)
+}
+
+/// The names and values of all cookies.
+pub(crate) fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
+    headers
         .get_all(header::COOKIE)
         .iter()
         .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'));
-    pairs
+        .flat_map(|value| value.split(';'))
         .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(name, _)| is_session(name))
-        .map(|(_, value)| value)
 }
 
 /// Peers that were warned about. The bound keeps anonymous peers from filling the log.

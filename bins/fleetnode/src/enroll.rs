@@ -330,7 +330,7 @@ mod tests {
         assert!(!is_upstream(ours, false).expect("ours"));
         assert!(is_upstream(theirs, false).expect("theirs"));
         assert!(is_upstream(theirs, true).expect("theirs"));
-        assert!(is_upstream("of-a-later-version", true).expect("as told"));
+        assert!(is_upstream("of-a-later-version", true).expect("as the flag states"));
         let last = if ours.ends_with('x') { 'y' } else { 'x' };
         let changed = format!("{}{last}", &ours[..ours.len() - 1]);
         for (code, flag, named) in [

@@ -62,7 +62,7 @@ impl AlertMessage {
         let at: BTreeSet<SiteId> = selected.iter().map(|fact| fact.seen().site).collect();
         let shown = selected.iter().take(ITEMS_SHOWN);
         Some(Self {
-            title: format!("{count} {noun} at {}", place(&at, sites)),
+            title: format!("{count} {noun} at {}", names(&at, sites)),
             items: shown.map(|fact| item(fact, sites)).collect(),
             count: count as u64,
         })
@@ -133,7 +133,7 @@ impl AlertMessage {
 }
 
 /// The sites of a message in a few words.
-fn place(at: &BTreeSet<SiteId>, sites: &BTreeMap<SiteId, String>) -> String {
+fn names(at: &BTreeSet<SiteId>, sites: &BTreeMap<SiteId, String>) -> String {
     let named: Vec<String> = at.iter().map(|site| site_name(*site, sites)).collect();
     match named.as_slice() {
         [one] => one.clone(),

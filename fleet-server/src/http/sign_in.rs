@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     app::App,
+    auth::cookies,
     convert::printable,
     provider::{Attempt, Callback, LIFE, Provider, ProviderFailure},
 };
@@ -282,13 +283,7 @@ fn set_attempt(response: &mut Response<Body>, https: bool, value: &str, life: u6
 }
 
 fn attempt_cookie(headers: &HeaderMap, https: bool) -> Option<&str> {
-    let pairs = headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'));
-    pairs
-        .filter_map(|pair| pair.trim().split_once('='))
+    cookies(headers)
         .find(|(name, value)| *name == cookie_name(https) && !value.is_empty())
         .map(|(_, value)| value)
 }

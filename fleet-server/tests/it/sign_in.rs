@@ -323,7 +323,7 @@ async fn an_answer_of_another_browser_attempt_or_time_opens_nothing() {
         let answer = request(world.address(), "GET", &path, &[("cookie", cookie)], "").await;
         assert_eq!(problem(&answer), "attempt", "{cookie}");
     }
-    assert_eq!(provider.asked("/token"), 0, "no code was exchanged");
+    assert_eq!(provider.requested("/token"), 0, "no code was exchanged");
     let state = &mine.query["state"];
     let denied = mine
         .finish(&world, &format!("error=access_denied&state={state}"))
@@ -399,18 +399,21 @@ async fn new_keys_of_the_provider_are_fetched_when_a_token_names_one() {
         let signed_in = provider.sign_in(&world, |_| {}).await;
         assert_eq!(session(&world, &signed_in).await.status, 200);
     }
-    assert_eq!(provider.asked("/keys"), 1, "they are kept");
+    assert_eq!(provider.requested("/keys"), 1, "they are kept");
     provider.change(|behavior| {
         behavior.key = ([8; 32], "k2");
         behavior.published = vec![([8; 32], "k2")];
     });
     let signed_in = provider.sign_in(&world, |_| {}).await;
     assert_eq!(session(&world, &signed_in).await.status, 200);
-    assert_eq!(provider.asked("/keys"), 2);
+    assert_eq!(provider.requested("/keys"), 2);
     // The key that was withdrawn is refused.
     provider.change(|behavior| behavior.key = ([7; 32], "k1"));
     assert_eq!(problem(&provider.sign_in(&world, |_| {}).await), "invalid");
-    assert_eq!(provider.asked("/realm/.well-known/openid-configuration"), 1);
+    assert_eq!(
+        provider.requested("/realm/.well-known/openid-configuration"),
+        1
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -431,11 +434,11 @@ async fn a_provider_that_is_down_or_sends_nonsense_stops_nothing_else() {
     ] {
         provider.change(|behavior| behavior.instead = Some(instead));
         assert_eq!(begin().await, "/#/sign-in/unavailable", "{instead}");
-        let asked = provider.asked("/realm/.well-known/openid-configuration");
+        let requested = provider.requested("/realm/.well-known/openid-configuration");
         assert_eq!(begin().await, "/#/sign-in/unavailable", "{instead}");
         assert_eq!(
-            provider.asked("/realm/.well-known/openid-configuration"),
-            asked,
+            provider.requested("/realm/.well-known/openid-configuration"),
+            requested,
             "a failure is remembered for some seconds"
         );
         world.clock.pass(Duration::from_secs(6));

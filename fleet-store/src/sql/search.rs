@@ -221,7 +221,7 @@ async fn facets_of(db: &impl ConnectionTrait, matching: Condition) -> Result<Dev
             "firmware" => facets.firmware.push((value, devices)),
             "node_id" => {
                 let node = row.value.map(|id| id.parse()).transpose();
-                let node = node.map_err(|_| unreadable("device", "its node is no number"))?;
+                let node = node.map_err(|_| unreadable("device", "its node is not a number"))?;
                 facets.nodes.push((node.map(NodeId), devices));
             }
             _ => {

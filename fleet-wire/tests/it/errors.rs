@@ -16,8 +16,8 @@ use tokio::net::TcpStream;
 
 use crate::harness::{Server, TOKEN, heartbeat, register, signed_in};
 
-/// A way to call a procedure.
-struct Way {
+/// A protocol and a procedure that is called by it.
+struct Call {
     protocol: &'static str,
     path: &'static str,
     content_type: &'static str,
@@ -29,8 +29,8 @@ struct Way {
     limit: usize,
 }
 
-fn ways() -> [Way; 4] {
-    let unary = |protocol, content_type, encoding, framed| Way {
+fn calls() -> [Call; 4] {
+    let unary = |protocol, content_type, encoding, framed| Call {
         protocol,
         path: FleetNodeGatewayClient::REGISTER.path(),
         content_type,
@@ -41,7 +41,7 @@ fn ways() -> [Way; 4] {
     };
     [
         unary("connect", "application/proto", "content-encoding", false),
-        Way {
+        Call {
             protocol: "connect stream",
             path: ScanClient::WATCH_SCAN.path(),
             content_type: "application/connect+proto",
@@ -55,7 +55,7 @@ fn ways() -> [Way; 4] {
     ]
 }
 
-impl Way {
+impl Call {
     fn body(&self, flags: u8, message: &[u8]) -> Vec<u8> {
         if !self.framed {
             return message.to_vec();
@@ -141,31 +141,31 @@ fn states(server: &Server, what: &str, answer: (u16, Vec<u8>), reason: &str) {
 #[tokio::test]
 async fn errors_of_the_engine_state_their_reason_in_every_protocol() {
     let server = Server::start().await;
-    for way in ways() {
-        let kind = ("content-type", way.content_type);
-        let good = way.body(0, &way.message);
-        let large = way.body(0, &vec![0; way.limit + 1]);
+    for call in calls() {
+        let kind = ("content-type", call.content_type);
+        let good = call.body(0, &call.message);
+        let large = call.body(0, &vec![0; call.limit + 1]);
         let mut cases = vec![
             (
                 "an unknown compression",
-                way.path,
+                call.path,
                 Some("br"),
                 good,
                 "ENCODING_UNKNOWN",
             ),
-            ("too large", way.path, None, large, "MESSAGE_TOO_LARGE"),
+            ("too large", call.path, None, large, "MESSAGE_TOO_LARGE"),
             (
                 "not compressed",
-                way.path,
+                call.path,
                 Some("gzip"),
-                way.body(1, b"garbage"),
+                call.body(1, b"garbage"),
                 "INVALID_MESSAGE",
             ),
             (
                 "no message",
-                way.path,
+                call.path,
                 None,
-                way.body(0, b"\x01garbage"),
+                call.body(0, b"\x01garbage"),
                 "INVALID_MESSAGE",
             ),
             (
@@ -176,12 +176,12 @@ async fn errors_of_the_engine_state_their_reason_in_every_protocol() {
                 "UNIMPLEMENTED",
             ),
         ];
-        if way.framed {
+        if call.framed {
             let cut = vec![0, 0, 0, 0, 9, 1];
-            cases.push(("a cut envelope", way.path, None, cut, "INVALID_MESSAGE"));
+            cases.push(("a cut envelope", call.path, None, cut, "INVALID_MESSAGE"));
             cases.push((
                 "an empty body",
-                way.path,
+                call.path,
                 None,
                 Vec::new(),
                 "INVALID_MESSAGE",
@@ -189,9 +189,9 @@ async fn errors_of_the_engine_state_their_reason_in_every_protocol() {
         }
         for (what, path, encoding, body, reason) in cases {
             let mut headers = vec![kind];
-            headers.extend(encoding.map(|encoding| (way.encoding, encoding)));
+            headers.extend(encoding.map(|encoding| (call.encoding, encoding)));
             let answer = answer(&server, Method::POST, path, &headers, body).await;
-            let what = format!("{what}, {}", way.protocol);
+            let what = format!("{what}, {}", call.protocol);
             states(&server, &what, answer, reason);
         }
     }

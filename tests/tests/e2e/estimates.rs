@@ -18,7 +18,7 @@ on_both_databases! {
     a_plan_states_how_long_its_scan_takes
 }
 
-/// The longest factor between an estimate and the time of the scan.
+/// The largest factor between an estimate and the time of the scan.
 const FACTOR: f64 = 1.5;
 
 /// Addresses of each site.

@@ -47,8 +47,8 @@ pub(crate) struct Behavior {
     /// The claims of the next tokens.
     claims: Value,
     challenge: String,
-    /// Paths that were asked for.
-    pub(crate) asked: Vec<String>,
+    /// Paths that were requested for.
+    pub(crate) requested: Vec<String>,
     /// The answer to every request, instead of the right one.
     pub(crate) instead: Option<&'static str>,
 }
@@ -70,7 +70,7 @@ impl StandIn {
             algorithm: "EdDSA",
             claims: Value::Null,
             challenge: String::new(),
-            asked: Vec::new(),
+            requested: Vec::new(),
             instead: None,
         }));
         let task = tokio::spawn(serve(listener, issuer.clone(), behavior.clone()));
@@ -111,12 +111,12 @@ impl StandIn {
         change(&mut self.lock());
     }
 
-    /// How often a path was asked for.
-    pub(crate) fn asked(&self, path: &str) -> usize {
+    /// How often a path was requested for.
+    pub(crate) fn requested(&self, path: &str) -> usize {
         self.lock()
-            .asked
+            .requested
             .iter()
-            .filter(|asked| *asked == path)
+            .filter(|requested| *requested == path)
             .count()
     }
 
@@ -221,7 +221,7 @@ async fn answer(
     let path = head.split(' ').nth(1)?.to_owned();
     let answer = {
         let mut behavior = behavior.lock().expect("not poisoned");
-        behavior.asked.push(path.clone());
+        behavior.requested.push(path.clone());
         match (behavior.instead, path.as_str()) {
             (Some(instead), _) => instead.to_owned(),
             (None, "/realm/.well-known/openid-configuration") => json_answer(&json!({

@@ -253,9 +253,9 @@ pub(super) async fn lease(
 ) -> Result<Vec<LeasedAlert>, DbErr> {
     let mut rows = Vec::new();
     let orgs = by_turn(tx, now).await?;
-    for (place, org) in orgs.iter().enumerate() {
+    for (index, org) in orgs.iter().enumerate() {
         let left = limit.saturating_sub(rows.len() as u64);
-        let part = left.div_ceil((orgs.len() - place) as u64);
+        let part = left.div_ceil((orgs.len() - index) as u64);
         if part == 0 {
             break;
         }

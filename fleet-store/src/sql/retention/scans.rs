@@ -134,8 +134,8 @@ async fn hide(
 const SUPERSEDED: &str = "old.state NOT IN ('completed', 'partial') OR old.targets_key IS NULL OR EXISTS (\
     SELECT 1 FROM scan AS newer WHERE newer.org_id = old.org_id AND newer.targets_key = old.targets_key \
     AND newer.id > old.id AND newer.state IN ('completed', 'partial') AND newer.removed_at IS NULL \
-    AND NOT EXISTS (SELECT 1 FROM scan_share AS other JOIN node AS place ON place.id = other.node_id \
-    WHERE other.scan_id = newer.id AND place.site_id NOT IN (\
+    AND NOT EXISTS (SELECT 1 FROM scan_share AS other JOIN node AS other_node ON other_node.id = other.node_id \
+    WHERE other.scan_id = newer.id AND other_node.site_id NOT IN (\
     SELECT own_node.site_id FROM scan_share AS own JOIN node AS own_node ON own_node.id = own.node_id WHERE own.scan_id = old.id)))";
 
 async fn hide_one(tx: &DatabaseTransaction, row: scan::Model, now: Timestamp) -> Result<(), DbErr> {
