@@ -26,8 +26,8 @@ CLIENT, SECRET = "fleet", "a secret: with +signs & more%"
 class SignInWorld(World):
     """A server with a provider, which does not run yet."""
 
-    def __init__(self, folder: Path, *flags: str):
-        super().__init__(folder)
+    def __init__(self, folder: Path, *flags: str, database: str | None = None):
+        super().__init__(folder, database=database)
         self.provider_port = free_port()
         self.issuer = f"http://127.0.0.1:{self.provider_port}"
         self.provider = None

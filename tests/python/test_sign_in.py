@@ -13,7 +13,7 @@ import urllib.request
 import pytest
 
 from provider import SECRET, Browser, SignInWorld
-from world import program
+from world import postgres_database, program
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +125,39 @@ def test_a_provider_that_is_down_stops_nothing_else(tmp_path):
         assert browser.sign_in("ann") == "/"
         assert browser.session()["role"] == "operator"
         assert Browser(world).sign_in("eve") == "/#/sign-in/no-role"
+
+
+def test_a_sign_in_begins_at_one_server_and_ends_at_another(tmp_path):
+    with postgres_database() as database, SignInWorld(tmp_path / "world", database=database) as world:
+        world.create("ann@example.org")
+        other = world.replica()
+        world.start_provider()
+
+        def seen_at(browser: Browser, url: str) -> str | None:
+            answer = browser.open(f"{url}/api/session")
+            return json.load(answer)["email"] if answer.status == 200 else None
+
+        browser = Browser(world)
+        address = browser.callback("ann")
+        elsewhere = other + address.removeprefix(world.url)
+        attempt = [cookie for cookie in browser.cookies if cookie.name == "fleet_sign_in"]
+        assert browser.finish(elsewhere) == "/"
+        for url in (world.url, other):
+            assert seen_at(browser, url) == "ann@example.org"
+        assert operators(world)["ann@example.org"]["signInIssuer"] == world.issuer
+        # The first server knows that the answer was used at the other one.
+        thief = Browser(world)
+        thief.cookies.set_cookie(attempt[0])
+        assert thief.finish(address) in ("/#/sign-in/denied", "/#/sign-in/attempt")
+        assert seen_at(thief, world.url) is None
+        # A session ends at both servers.
+        request = urllib.request.Request(f"{world.url}/api/session", method="DELETE", headers={"x-fleet-csrf": "1"})
+        assert browser.opener.open(request, timeout=30).status == 204
+        assert seen_at(browser, other) is None
+        # The account is linked: the other way around, it signs in the same operator.
+        browser = Browser(world)
+        assert browser.finish(browser.callback("ann")) == "/"
+        assert seen_at(browser, other) == "ann@example.org"
 
 
 def test_the_configuration_is_checked_at_the_start(world, tmp_path):

@@ -8,6 +8,7 @@ import ctypes
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -34,6 +35,23 @@ def free_port() -> int:
     """A port that nothing uses now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def postgres_database():
+    """The URL of a new PostgreSQL database on the server of FLEET_TEST_POSTGRES; the test is skipped without one."""
+    server = os.environ.get("FLEET_TEST_POSTGRES") or pytest.skip("FLEET_TEST_POSTGRES is not set: run `cargo xtask postgres`")
+    shell = shutil.which("psql") or pytest.skip("psql is not installed")
+    name = f"fleet_python_{os.getpid()}_{time.monotonic_ns()}"
+
+    def run(sql: str) -> None:
+        subprocess.run([shell, "--no-psqlrc", "--quiet", server, "--command", sql], check=True, capture_output=True)
+
+    run(f"CREATE DATABASE {name}")
+    try:
+        yield f"{server.rpartition('/')[0]}/{name}"
+    finally:
+        run(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def eventually(what: str, condition, within: float = 120.0):
@@ -103,11 +121,19 @@ class Process:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
+def _is_ready(url: str) -> bool:
+    try:
+        return urllib.request.urlopen(f"{url}/readyz", timeout=5).status == 200
+    except OSError:
+        return False
+
+
 class World:
     """A server with its administrator, and the nodes and devices that a test adds."""
 
-    def __init__(self, folder: Path, flags: list[str] = (), settings: str = "", nodes_url: str | None = None):
-        """`flags` are those of `fleetd serve`; nodes enroll at `nodes_url`, by default at the server itself."""
+    def __init__(self, folder: Path, flags: list[str] = (), settings: str = "", nodes_url: str | None = None, database: str | None = None):
+        """`flags` are those of `fleetd serve`; nodes enroll at `nodes_url`, by default at the server itself. `database` is a
+        URL of PostgreSQL instead of a SQLite file."""
         folder.mkdir(exist_ok=True)
         self.folder, self.flags = folder, list(flags)
         self.port = free_port()
@@ -117,9 +143,10 @@ class World:
         self.processes: list[Process] = []
         self.nodes: list[Process] = []
         self.config = folder / "fleetd.toml"
+        database = database or f"sqlite://{folder}/fleet.db?mode=rwc"
         # The rates would delay the enrollment of many nodes from one address.
         self.config.write_text(
-            f'listen = "127.0.0.1:{self.port}"\ndatabase-url = "sqlite://{folder}/fleet.db?mode=rwc"\n{settings}\n'
+            f'listen = "127.0.0.1:{self.port}"\ndatabase-url = "{database}"\n{settings}\n'
             "[rates]\nregister = 0\nhandshakes = 0\n"
         )
         subprocess.run([program("fleetd"), "migrate", "--config", self.config], check=True, capture_output=True)
@@ -145,15 +172,20 @@ class World:
         command = [program("fleetd"), "admin", *arguments, "--config", self.config]
         return subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
 
+    def replica(self) -> str:
+        """Starts another server on the same database, with the flags of the first one, and returns its URL."""
+        port = free_port()
+        self.process(f"fleetd-{port}", [*self.server.command, "--listen", f"127.0.0.1:{port}"])
+        url = f"http://127.0.0.1:{port}"
+        eventually("another ready server", lambda: _is_ready(url))
+        return url
+
     def until_ready(self) -> None:
         eventually("a ready server", self.is_ready)
 
     def is_ready(self) -> bool:
         assert self.server.running(), self.server.tail()
-        try:
-            return urllib.request.urlopen(f"{self.url}/readyz", timeout=5).status == 200
-        except OSError:
-            return False
+        return _is_ready(self.url)
 
     def call(self, procedure: str, **body) -> dict:
         """Calls a procedure as the administrator, at the server itself."""
