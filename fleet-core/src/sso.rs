@@ -34,7 +34,8 @@ pub struct TokenClaims {
     pub not_before: Option<i64>,
     /// `email`.
     pub email: Option<String>,
-    /// `email_verified`; false if it is absent.
+    /// Whether the provider has verified the e-mail: the claim `email_verified`, or the one that the administrator names;
+    /// false if it is absent.
     pub email_verified: bool,
     /// The values of the claim that the roles are mapped from.
     pub groups: Vec<String>,

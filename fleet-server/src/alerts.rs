@@ -221,6 +221,9 @@ pub(crate) async fn run(app: Arc<App>) {
             if let Err(error) = app.store.alert_on_nodes(watched_since, now).await {
                 tracing::warn!(%error, "cannot look for alerts about nodes");
             }
+            if let Err(error) = look_at_direct_scans(&app).await {
+                tracing::warn!(%error, "cannot look for scans of stopped servers");
+            }
         }
         count = count.wrapping_add(1);
     }
@@ -237,6 +240,23 @@ async fn look_at_scans(app: &App) -> Result<(), StoreError> {
             Ok(messages) => tracing::info!(%scan, messages, "a scan led to alerts"),
             // The alerts of one scan must not hold up those of the others.
             Err(error) => tracing::warn!(%scan, %error, "cannot find the alerts of a scan"),
+        }
+    }
+    Ok(())
+}
+
+/// Ends the scans of the server's own network whose server has stopped: the alerts about their devices are stored.
+async fn look_at_direct_scans(app: &App) -> Result<(), StoreError> {
+    for run in app.store.direct_runs().await? {
+        if !app
+            .replicas
+            .has_stopped(run.replica, app.environment.instant())
+        {
+            continue;
+        }
+        let now = app.store.shared_clock(app.environment.now()).await?;
+        if let Some(messages) = app.store.end_stopped_direct(run.scan, now).await? {
+            tracing::info!(scan = %run.scan, messages, "a scan of the server's own network ended with its server");
         }
     }
     Ok(())

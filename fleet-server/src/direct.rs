@@ -5,6 +5,7 @@
 
 mod dialing;
 mod pair;
+mod rules;
 mod run;
 mod scan;
 mod selection;

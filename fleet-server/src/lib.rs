@@ -73,5 +73,5 @@ pub use dial_permit::DialPermit;
 pub use environment::{Environment, SystemEnvironment};
 pub use passwords::hash_password;
 pub use prober::{PairAnswer, PairLogin, PairOrder, ProbeEvent, ProbeOrder, ProbeSummary, Prober};
-pub use provider::SignInProvider;
+pub use provider::{EMAIL_VERIFIED, SignInProvider};
 pub use server::Server;

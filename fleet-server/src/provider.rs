@@ -17,13 +17,15 @@ use fleet_core::{
 use fleet_wire::client::Roots;
 use http::{HeaderName, HeaderValue, header};
 use serde::Deserialize;
-use token::Unverified;
+use token::{ClaimNames, Unverified};
 use zeroize::Zeroizing;
 
 use crate::convert::printable;
 
 /// The path to which the provider sends browsers back.
 const CALLBACK: &str = "/api/sign-in/callback";
+/// The claim of OpenID Connect Core (5.1) that says whether an e-mail is verified.
+pub const EMAIL_VERIFIED: &str = "email_verified";
 /// The longest authorization code.
 const CODE_MOST: usize = 4_096;
 
@@ -46,6 +48,8 @@ pub struct SignInProvider {
     pub scopes: Vec<String>,
     /// The claim of the ID token with the groups; a path with dots is possible.
     pub group_claim: String,
+    /// The claim of the ID token that says whether the e-mail is verified: `email_verified` for most providers.
+    pub verified_claim: String,
     /// Who may sign in.
     pub policy: SignInPolicy,
     /// The authorities that sign the provider's certificate.
@@ -64,6 +68,13 @@ impl SignInProvider {
             return Err("oidc.issuer has a query or a fragment".to_owned());
         }
         secure("public-url", &self.public_url)?;
+        // The meaning of another claim is the provider's own. The domains limit what a misunderstanding could open.
+        if self.verified_claim != EMAIL_VERIFIED && self.policy.domains.is_empty() {
+            return Err(format!(
+                "oidc.email-verified-claim is `{}` but oidc.domains is empty: list the domains whose e-mails this claim may verify",
+                self.verified_claim
+            ));
+        }
         Ok(())
     }
 }
@@ -307,13 +318,20 @@ impl Provider {
         now: Instant,
     ) -> Result<TokenClaims, ProviderFailure> {
         let SignInProvider {
-            roots, group_claim, ..
+            roots,
+            group_claim,
+            verified_claim,
+            ..
         } = &self.settings;
+        let names = ClaimNames {
+            groups: group_claim,
+            verified: verified_claim,
+        };
         let mut renew = false;
         loop {
             let keys = self.documents.keys(endpoints, roots, renew, now).await;
             let keys = keys.map_err(ProviderFailure::Unavailable)?;
-            match token::verify(token, &keys, group_claim) {
+            match token::verify(token, &keys, names) {
                 Ok(claims) => return Ok(claims),
                 // The provider may have new keys since they were fetched.
                 Err(Unverified::UnknownKey) if !renew => renew = true,
@@ -337,6 +355,7 @@ mod tests {
             organization: None,
             scopes: Vec::new(),
             group_claim: "groups".to_owned(),
+            verified_claim: EMAIL_VERIFIED.to_owned(),
             policy: SignInPolicy::default(),
             roots: Roots::System,
         }
@@ -359,6 +378,24 @@ mod tests {
             };
             assert!(settings.check().is_err(), "{settings:?}");
         }
+    }
+
+    #[test]
+    fn another_claim_than_email_verified_needs_domains() {
+        let settings = |domains: &[&str]| SignInProvider {
+            verified_claim: "xms_edov".to_owned(),
+            policy: SignInPolicy {
+                domains: domains.iter().map(|&domain| domain.to_owned()).collect(),
+                ..SignInPolicy::default()
+            },
+            ..settings()
+        };
+        assert_eq!(settings(&["acme.test"]).check(), Ok(()));
+        let refused = settings(&[]).check().expect_err("no domains");
+        assert!(
+            refused.contains("xms_edov") && refused.contains("oidc.domains"),
+            "{refused}"
+        );
     }
 
     #[test]

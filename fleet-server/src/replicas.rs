@@ -14,6 +14,10 @@ use fleet_core::{
 
 use crate::app::App;
 
+/// How long a server must be stale before another one ends its work. A server whose database was away for a moment
+/// continues by itself.
+const STOPPED_AFTER: Duration = Duration::from_secs(10);
+
 /// The heartbeats as this server has observed them.
 #[derive(Debug)]
 pub(crate) struct Replicas {
@@ -43,7 +47,17 @@ impl Replicas {
         let Some(stream) = stream.filter(|stream| stream.ended_at.is_none()) else {
             return Duration::ZERO;
         };
-        match self.heartbeat(stream.replica, now) {
+        self.silent_for(stream.replica, now)
+    }
+
+    /// Whether a server has stopped: it was stale for [`STOPPED_AFTER`].
+    pub(crate) fn has_stopped(&self, replica: ReplicaId, now: Instant) -> bool {
+        self.silent_for(replica, now) >= STOPPED_AFTER
+    }
+
+    /// How long a server has been stale; zero if it is live.
+    fn silent_for(&self, replica: ReplicaId, now: Instant) -> Duration {
+        match self.heartbeat(replica, now) {
             Some(heartbeat) if heartbeat.is_live(now) => Duration::ZERO,
             Some(heartbeat) => now.saturating_duration_since(heartbeat.stale_since()),
             // It stopped before this server began.

@@ -31,8 +31,8 @@ pub use api::{
         SeparatedDevices, UndoError,
     },
     direct::{
-        DialRequest, Direct, DirectEnd, DirectOutcome, Exclusion, NewSightings, ReleaseError,
-        Released, Sighted,
+        DialRequest, Direct, DirectEnd, DirectOutcome, DirectRun, Exclusion, NewSightings,
+        ReleaseError, Released, Sighted,
     },
     enrollment::{
         CancelCodeError, ConfirmError, CreateCodeError, Enrollment, FetchKeyError, FetchingNode,

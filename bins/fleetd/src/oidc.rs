@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Args;
 use fleet_core::{Role, sso::SignInPolicy};
-use fleet_server::SignInProvider;
+use fleet_server::{EMAIL_VERIFIED, SignInProvider};
 use fleet_wire::client::{PostUrl, Roots};
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -84,6 +84,8 @@ pub(crate) struct OidcFile {
     /// Scopes besides `openid` and `email`, such as `profile` or `groups`.
     scopes: Vec<String>,
     role_claim: Option<String>,
+    /// The claim that says whether the e-mail is verified, if it is not `email_verified`.
+    email_verified_claim: Option<String>,
     /// The role of each group.
     roles: BTreeMap<String, String>,
 }
@@ -183,6 +185,9 @@ pub(crate) fn interpret(
             .oidc_role_claim
             .or(file.role_claim)
             .unwrap_or_else(|| "groups".to_owned()),
+        verified_claim: file
+            .email_verified_claim
+            .unwrap_or_else(|| EMAIL_VERIFIED.to_owned()),
         policy: SignInPolicy {
             domains: domains.iter().map(|domain| domain.to_lowercase()).collect(),
             creates: args
@@ -239,6 +244,11 @@ mod tests {
         assert!(provider.policy.creates);
         assert_eq!(provider.policy.roles.get("ops"), Some(&Role::Operator));
         assert_eq!(provider.group_claim, "roles");
+        assert_eq!(provider.verified_claim, "email_verified");
+        let entra =
+            format!("{BASE}email-verified-claim = \"xms_edov\"\ndomains = [\"acme.test\"]\n");
+        let entra = read(&entra, None).expect("is fine").provider;
+        assert_eq!(entra.expect("a provider").verified_claim, "xms_edov");
     }
 
     #[test]
@@ -271,6 +281,10 @@ mod tests {
             (
                 format!("{BASE}client-secret-file = \"/does/not/exist\"\n"),
                 "/does/not/exist",
+            ),
+            (
+                format!("{BASE}email-verified-claim = \"xms_edov\"\n"),
+                "oidc.domains",
             ),
             (
                 "issuer = \"http://id.test\"\nclient-id = \"fleet\"\n".to_owned(),

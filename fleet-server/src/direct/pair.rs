@@ -9,7 +9,7 @@ use std::{
 };
 
 use fleet_core::{DeviceId, DeviceIdentifier, PairOutcome, PairingStatus, limits};
-use fleet_store::{Actor, AuditEntry, BindError, DevicePairing, DeviceRow};
+use fleet_store::{Actor, AuditEntry, AuditResult, BindError, DevicePairing, DeviceRow};
 use fleet_wire::{
     RpcError,
     minercommand::{DeviceFilter, DeviceSelector, device_selector::SelectionType},
@@ -17,7 +17,7 @@ use fleet_wire::{
 };
 use futures::future::join_all;
 
-use super::dialing::Dialing;
+use super::{dialing::Dialing, rules::SiteRules};
 use crate::{
     app::App,
     call::OperatorCall,
@@ -59,6 +59,13 @@ async fn pair_selected(
     let path = app.direct_path(call).await?.clone();
     let credentials = Arc::new(PairCredentials::take(request.credentials));
     let selected = select(app, call, request.device_selector.unwrap_or_default()).await?;
+    let rules = SiteRules::at(app, call.org, app.environment.now()).await?;
+    let mut addresses = selected.devices.iter().filter_map(address);
+    if let Some(blackout) = addresses.find_map(|ip| rules.blackout(ip)) {
+        return Err(
+            blackout.refused("pair then, or leave out the devices in the subnets of its nodes")
+        );
+    }
     let _slot = app.direct_slots.acquire(call.org)?;
     let run = app.environment.scan_id();
     let entry = AuditEntry::done(
@@ -85,10 +92,24 @@ async fn pair_selected(
         credentials,
     };
     let mut failed = selected.failed;
+    let mut refused = Vec::new();
+    let mut paired = Ok(());
     for batch in selected.devices.chunks(AT_ONCE) {
-        failed.extend(pairing.batch(batch).await?);
+        match pairing.batch(batch, &mut refused).await {
+            Ok(not_paired) => failed.extend(not_paired),
+            Err(error) => {
+                paired = Err(error);
+                break;
+            }
+        }
     }
-    Ok(failed)
+    // After a failure too, because the audit trail has to name the addresses that were left out.
+    pairing.account(&refused).await;
+    paired.map(|()| failed)
+}
+
+fn address(row: &DeviceRow) -> Option<IpAddr> {
+    row.endpoint.map(|endpoint| endpoint.ip)
 }
 
 /// The devices that a request selects.
@@ -206,6 +227,20 @@ fn matches(filter: &DeviceFilter, row: &DeviceRow, status: PairingStatus) -> boo
         && wanted(&filter.manufacturers, &row.facts.manufacturer)
 }
 
+/// Why a device was not paired.
+enum NotPaired {
+    /// A rule of a site does not allow to dial it.
+    Rule(String),
+    /// It was not released, did not answer, or refused.
+    Device(String),
+}
+
+impl From<String> for NotPaired {
+    fn from(reason: String) -> Self {
+        Self::Device(reason)
+    }
+}
+
 /// A running pairing.
 struct Pairing {
     dialing: Dialing,
@@ -215,20 +250,37 @@ struct Pairing {
 }
 
 impl Pairing {
-    /// Tries some devices; returns the identifiers of those that were not paired.
-    async fn batch(&self, devices: &[DeviceRow]) -> Result<Vec<String>, RpcError> {
-        let addresses: Vec<IpAddr> = devices
-            .iter()
-            .filter_map(|row| row.endpoint.map(|endpoint| endpoint.ip))
-            .collect();
+    /// Tries some devices; returns the identifiers of those that were not paired. Adds the reasons of those that a site
+    /// does not allow to `refused`.
+    async fn batch(
+        &self,
+        devices: &[DeviceRow],
+        refused: &mut Vec<String>,
+    ) -> Result<Vec<String>, RpcError> {
+        let addresses: Vec<IpAddr> = devices.iter().filter_map(address).collect();
         let wait = |pause| async move {
             tokio::time::sleep(pause).await;
             Ok::<_, RpcError>(())
         };
         let acquired = self.dialing.acquire(&addresses, BUSY_PAUSE, wait).await;
         let (permit, _) = acquired?;
+        let Dialing { app, org, .. } = &self.dialing;
+        // Read for each batch, because a pairing of many devices takes minutes.
+        let rules = match SiteRules::at(app, *org, app.environment.now()).await {
+            Ok(rules) => rules,
+            Err(error) => {
+                self.dialing.end(&permit).await;
+                return Err(error);
+            }
+        };
         // All at once, because the addresses may be dialed for 15 s only (decision 0003).
-        let tried = join_all(devices.iter().map(|row| self.attempt(row, &permit))).await;
+        let attempts = devices.iter().map(|row| self.attempt(row, &permit, &rules));
+        let tried = join_all(attempts).await;
+        let by_rule = tried.iter().filter_map(|tried| match tried {
+            Err(NotPaired::Rule(reason)) => Some(reason.clone()),
+            Err(NotPaired::Device(_)) | Ok(_) => None,
+        });
+        refused.extend(by_rule);
         // Before the addresses are returned: from then on a report of a node can attribute them.
         let bound = self.bind(devices, tried).await;
         self.dialing.end(&permit).await;
@@ -236,10 +288,23 @@ impl Pairing {
     }
 
     /// Tries one device. The permit refuses addresses that were not released.
-    async fn attempt(&self, row: &DeviceRow, permit: &DialPermit) -> Result<PairingStatus, String> {
+    async fn attempt(
+        &self,
+        row: &DeviceRow,
+        permit: &DialPermit,
+        rules: &SiteRules,
+    ) -> Result<PairingStatus, NotPaired> {
         let endpoint = row
             .endpoint
-            .ok_or("its address is unknown: scan for it first")?;
+            .ok_or_else(|| "its address is unknown: scan for it first".to_owned())?;
+        let ip = endpoint.ip;
+        if let Some(exclude) = rules.exclude(ip) {
+            return Err(NotPaired::Rule(format!("{ip} is {}", exclude.skipped())));
+        }
+        if let Some(blackout) = rules.blackout(ip) {
+            let error = blackout.refused("pair then");
+            return Err(NotPaired::Rule(format!("{ip}: {}", error.message)));
+        }
         permit.check(endpoint)?;
         let order = PairOrder {
             endpoint,
@@ -261,14 +326,39 @@ impl Pairing {
                 Ok(PairingStatus::DefaultPassword)
             }
             PairOutcome::Paired => Ok(PairingStatus::Paired),
-            PairOutcome::AuthNeeded | PairOutcome::AuthFailed | PairOutcome::Error => Err(error),
+            PairOutcome::AuthNeeded | PairOutcome::AuthFailed | PairOutcome::Error => {
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Adds the devices that the rules of sites leave out to the audit trail.
+    async fn account(&self, refused: &[String]) {
+        let Some(first) = refused.first() else {
+            return;
+        };
+        let reason = match refused.len() {
+            1 => first.clone(),
+            count => format!("{first}, and {} more", count - 1),
+        };
+        let Dialing { app, org, run, .. } = &self.dialing;
+        let entry = AuditEntry {
+            org: Some(*org),
+            actor: self.actor.clone(),
+            action: "direct.exclude".into(),
+            subject: format!("run {run}"),
+            result: AuditResult::Refused(reason),
+            at: app.environment.now(),
+        };
+        if let Err(error) = app.store.record_audit(entry).await {
+            tracing::error!(%run, %error, "a refusal was not recorded");
         }
     }
 
     async fn bind(
         &self,
         devices: &[DeviceRow],
-        tried: Vec<Result<PairingStatus, String>>,
+        tried: Vec<Result<PairingStatus, NotPaired>>,
     ) -> Result<Vec<String>, RpcError> {
         let app = &self.dialing.app;
         let mut failed = Vec::new();
@@ -286,7 +376,7 @@ impl Pairing {
                         Err(refused) => refused.to_string(),
                     }
                 }
-                Err(reason) => reason,
+                Err(NotPaired::Rule(reason) | NotPaired::Device(reason)) => reason,
             };
             tracing::info!(run = %self.dialing.run, device = %row.id, reason, "a device was not paired");
             failed.push(row.identifier.to_string());

@@ -54,6 +54,7 @@ pub(super) struct Admitted {
     pub(super) org: OrgId,
     pub(super) actor: Actor,
     pub(super) scan: ScanId,
+    pub(super) began: Timestamp,
     pub(super) selection: Selection,
 }
 
@@ -112,6 +113,7 @@ impl Run {
             org,
             actor,
             scan,
+            began,
             selection,
         } = admitted;
         let skipped: u64 = selection.skipped.iter().map(|tally| tally.count).sum();
@@ -121,7 +123,6 @@ impl Run {
             skipped_reasons: selection.skipped.clone(),
             ..Ledger::default()
         };
-        let began = app.environment.now();
         Self {
             started: app.environment.instant(),
             dialing: Dialing {
@@ -186,6 +187,7 @@ impl Run {
     async fn alert(&mut self, failure: Option<String>) {
         let end = DirectEnd {
             org: self.dialing.org,
+            scan: self.dialing.run,
             started: self.began,
             failure,
             seen: std::mem::take(&mut self.found).into_values().collect(),
@@ -194,7 +196,7 @@ impl Run {
             now: self.app.environment.now(),
         };
         if let Err(error) = self.app.store.end_direct(end).await {
-            tracing::error!(scan = %self.dialing.run, %error, "the alerts of a scan of the server's own network were not stored");
+            tracing::error!(scan = %self.dialing.run, %error, "the alerts of a scan of the server's own network are not stored before the next start of this server");
         }
     }
 

@@ -1,28 +1,23 @@
 //! Admission of a scan of the server's own network.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use fleet_core::Permission;
 use fleet_discovery::{Mode, ScanRequest};
-use fleet_store::AuditEntry;
+use fleet_store::{AuditEntry, DirectRun};
 use fleet_wire::RpcError;
 use futures::Stream;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    rules::SiteRules,
     run::{Admitted, Run},
     selection::{self, Selection},
 };
 use crate::{
-    app::App,
-    auth::until_revoked,
-    call::OperatorCall,
-    config::DirectPath,
-    convert::printable,
-    failure::Answered,
-    scans::{self, SiteBlackout},
-    watch::Item,
+    app::App, auth::until_revoked, call::OperatorCall, config::DirectPath, convert::printable,
+    failure::Answered, watch::Item,
 };
 
 /// Items that may wait for a watcher. A watcher that reads none for a while ends its scan.
@@ -71,6 +66,13 @@ async fn admit(
         app.environment.now(),
     );
     app.store.record_audit(entry).await.answered()?;
+    let begun = DirectRun {
+        org: call.org,
+        scan,
+        replica: app.replica,
+        started: app.environment.now(),
+    };
+    app.store.begin_direct(begun).await.answered()?;
     tracing::info!(%scan, targets = selection.addresses.len(), "a scan of the server's own network begins");
     let (out, items) = mpsc::channel(WAITING);
     let cancel = app.drain.child_token();
@@ -79,6 +81,7 @@ async fn admit(
         org: call.org,
         actor: call.actor(),
         scan,
+        began: begun.started,
         selection,
     };
     let run = Run::new(app.clone(), admitted, out.clone(), cancel.clone());
@@ -101,36 +104,19 @@ async fn admit(
     Ok((items, cancel))
 }
 
-/// Plans a request under the rules of all sites: nobody knows of which site the server's own network is a part. A target
-/// that some site excludes is skipped, and an address in the subnets of a site waits for the end of its blackout.
+/// Plans a request under the rules of all sites. A target that some site excludes is skipped, and an address in the subnets
+/// of a site waits for the end of its blackout.
 async fn at_sites(
     app: &App,
     call: &OperatorCall,
     request: &ScanRequest,
     path: &DirectPath,
 ) -> Result<Selection, RpcError> {
-    let sites = app.store.list_sites(call.org).await.answered()?;
-    let mut exclusions = Vec::new();
-    for site in &sites {
-        exclusions.extend(scans::exclusions(Some(site))?);
-    }
-    let selection = selection::select(request, path, app.config.addresses, &exclusions)?;
-    let nodes = app.all_nodes(call.org).await.answered()?;
-    for site in &sites {
-        let Some(blackout) = SiteBlackout::of(site, call.now) else {
-            continue;
-        };
-        let of_site = nodes.iter().filter(|node| node.site == site.id);
-        let hellos = of_site.filter_map(|node| node.hello.as_ref());
-        let subnets: Vec<_> = hellos
-            .flat_map(|hello| hello.profile().local_subnets)
-            .collect();
-        let within = |ip: &&IpAddr| subnets.iter().any(|subnet| subnet.contains(**ip));
-        if selection.addresses.iter().any(|ip| within(&ip)) {
-            return Err(
-                blackout.refused("start the scan then, or leave out the subnets of its nodes")
-            );
-        }
+    let rules = SiteRules::at(app, call.org, call.now).await?;
+    let selection = selection::select(request, path, app.config.addresses, &rules.exclusions)?;
+    let mut addresses = selection.addresses.iter();
+    if let Some(blackout) = addresses.find_map(|ip| rules.blackout(*ip)) {
+        return Err(blackout.refused("start the scan then, or leave out the subnets of its nodes"));
     }
     Ok(selection)
 }

@@ -18,7 +18,7 @@ use ring::signature::{
 };
 use serde_json::{Map, Value};
 
-use super::document::Keys;
+use super::{EMAIL_VERIFIED, document::Keys};
 
 /// The most groups that are read from a token.
 const GROUPS_MOST: usize = 1_000;
@@ -37,11 +37,20 @@ pub(super) enum Unverified {
     Syntax,
 }
 
-/// Verifies the signature of a token and reads its claims; `group_claim` is the claim with the groups.
+/// The claims whose names the administrator can choose.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ClaimNames<'a> {
+    /// The claim with the groups.
+    pub(super) groups: &'a str,
+    /// The claim that says whether the e-mail is verified.
+    pub(super) verified: &'a str,
+}
+
+/// Verifies the signature of a token and reads its claims.
 pub(super) fn verify(
     token: &str,
     keys: &Keys,
-    group_claim: &str,
+    names: ClaimNames<'_>,
 ) -> Result<TokenClaims, Unverified> {
     // It fails if it was called before.
     let _ = PROVIDER.install_default();
@@ -70,7 +79,7 @@ pub(super) fn verify(
             Unverified::Syntax
         }
     })?;
-    read(&claims.claims, group_claim).ok_or(Unverified::Syntax)
+    read(&claims.claims, names).ok_or(Unverified::Syntax)
 }
 
 /// Algorithms with public keys. Those with a shared secret would let everybody sign who knows the client secret.
@@ -104,7 +113,7 @@ fn find(header: &Header, keys: &Keys) -> Option<DecodingKey> {
     Some(first)
 }
 
-fn read(claims: &Map<String, Value>, group_claim: &str) -> Option<TokenClaims> {
+fn read(claims: &Map<String, Value>, names: ClaimNames<'_>) -> Option<TokenClaims> {
     let text = |name: &str| claims.get(name).and_then(Value::as_str).map(str::to_owned);
     let seconds = |name: &str| {
         let value = claims.get(name)?;
@@ -125,14 +134,21 @@ fn read(claims: &Map<String, Value>, group_claim: &str) -> Option<TokenClaims> {
         issued_at: seconds("iat")?,
         not_before,
         email: text("email"),
-        // Some providers send it as text.
-        email_verified: match claims.get("email_verified") {
-            Some(Value::Bool(verified)) => *verified,
-            Some(Value::String(verified)) => verified == "true",
-            Some(_) | None => false,
-        },
-        groups: groups(claims, group_claim),
+        email_verified: is_verified(claims, names.verified),
+        groups: groups(claims, names.groups),
     })
+}
+
+/// Whether a claim says that the e-mail is verified. Some providers send it as text. Claims with other names may be
+/// numbers: Entra ID sends `xms_edov` as 1.
+fn is_verified(claims: &Map<String, Value>, name: &str) -> bool {
+    let is_named = name != EMAIL_VERIFIED;
+    match claims.get(name) {
+        Some(Value::Bool(verified)) => *verified,
+        Some(Value::String(verified)) => verified == "true" || (is_named && verified == "1"),
+        Some(Value::Number(verified)) => is_named && verified.as_i64() == Some(1),
+        Some(Value::Null | Value::Array(_) | Value::Object(_)) | None => false,
+    }
 }
 
 /// One text or a list of texts.
@@ -282,9 +298,17 @@ mod tests {
         json!({"alg": "EdDSA", "kid": "k1"})
     }
 
+    fn named(groups: &str) -> ClaimNames<'_> {
+        ClaimNames {
+            groups,
+            verified: EMAIL_VERIFIED,
+        }
+    }
+
     #[test]
     fn a_signed_token_is_read() {
-        let read = verify(&token(header(), &claims()), &keys(&[]), "groups").expect("is valid");
+        let read =
+            verify(&token(header(), &claims()), &keys(&[]), named("groups")).expect("is valid");
         let expected = TokenClaims {
             issuer: "https://id.test".into(),
             subject: "7".into(),
@@ -300,9 +324,12 @@ mod tests {
         };
         assert_eq!(read, expected);
         let unnamed = token(json!({"alg": "EdDSA"}), &claims());
-        let read = verify(&unnamed, &keys(&[]), "realm_access.roles").expect("is the only key");
+        let read =
+            verify(&unnamed, &keys(&[]), named("realm_access.roles")).expect("is the only key");
         assert_eq!(read.groups, ["c"]);
-        assert!(verify(&unnamed, &keys(&[]), "absent").is_ok_and(|read| read.groups.is_empty()));
+        assert!(
+            verify(&unnamed, &keys(&[]), named("absent")).is_ok_and(|read| read.groups.is_empty())
+        );
     }
 
     #[test]
@@ -364,28 +391,52 @@ mod tests {
             ("a.b".to_owned(), keys(&[]), Unverified::Syntax),
             (String::new(), keys(&[]), Unverified::Syntax),
         ] {
-            assert_eq!(verify(&token, &keys, "groups"), Err(expected), "{token}");
+            assert_eq!(
+                verify(&token, &keys, named("groups")),
+                Err(expected),
+                "{token}"
+            );
         }
     }
 
     #[test]
     fn an_e_mail_counts_as_verified_only_if_the_provider_says_so() {
-        for (value, expected) in [
-            (json!(true), true),
-            (json!("true"), true),
-            (json!(false), false),
-            (json!("yes"), false),
-            (json!(1), false),
-            (Value::Null, false),
-        ] {
+        let verified = |of: &'static str, sent: &[(&str, Value)]| {
             let mut claims = claims();
-            claims["email_verified"] = value.clone();
-            let read = verify(&token(header(), &claims), &keys(&[]), "groups");
-            assert_eq!(
-                read.map(|read| read.email_verified),
-                Ok(expected),
-                "{value}"
-            );
+            claims["email_verified"] = Value::Null;
+            for (name, value) in sent {
+                claims[*name] = value.clone();
+            }
+            let names = ClaimNames {
+                verified: of,
+                ..named("groups")
+            };
+            let read = verify(&token(header(), &claims), &keys(&[]), names);
+            read.expect("is signed").email_verified
+        };
+        for (value, standard, other) in [
+            (json!(true), true, true),
+            (json!("true"), true, true),
+            (json!(1), false, true),
+            (json!("1"), false, true),
+            (json!(false), false, false),
+            (json!("false"), false, false),
+            (json!("yes"), false, false),
+            (json!(0), false, false),
+            (json!(2), false, false),
+            (json!(1.5), false, false),
+            (json!([true]), false, false),
+            (json!({"true": true}), false, false),
+            (Value::Null, false, false),
+        ] {
+            let claim = [("email_verified", value.clone())];
+            assert_eq!(verified(EMAIL_VERIFIED, &claim), standard, "{value}");
+            let claim = [("xms_edov", value.clone())];
+            assert_eq!(verified("xms_edov", &claim), other, "{value}");
+            // A claim that nobody named is not read, and the named one replaces the standard one.
+            assert!(!verified(EMAIL_VERIFIED, &claim), "{value}");
+            let both = [("xms_edov", value.clone()), ("email_verified", json!(true))];
+            assert_eq!(verified("xms_edov", &both), other, "{value}");
         }
     }
 }

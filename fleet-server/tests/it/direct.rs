@@ -1,22 +1,25 @@
 //! Scans and pairings that the server carries out itself: off by default, and never at addresses of a node.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use fleet_core::{
-    DeviceId, DeviceReport, Endpoint, PairOutcome, PairingStatus, Port, RawDeviceReport, Role,
-    TargetOutcome,
+    DeviceId, DeviceReport, Endpoint, PairOutcome, PairingStatus, Port, RawDeviceReport, ReplicaId,
+    Role, ScanId, TargetOutcome, limits,
 };
 use fleet_discovery::Gaps;
 use fleet_server::{
-    DirectPath, PairAnswer, PairOrder, ProbeEvent, ProbeOrder, ProbeSummary, Prober, ServerConfig,
+    DirectPath, Environment as _, PairAnswer, PairOrder, ProbeEvent, ProbeOrder, ProbeSummary,
+    Prober, ServerConfig,
 };
-use fleet_store::{AuditResult, Bindings as _};
+use fleet_store::{AuditResult, Bindings as _, DialRequest, Direct as _, DirectRun, NewSightings};
 use fleet_wire::{
     Code, RpcError,
     admin::{RevokeFleetNodeRequest, UnpairDeviceRequest},
@@ -459,6 +462,114 @@ async fn the_rules_of_sites_bind_direct_scans() {
     admin.black_out(site, &window).await.expect("set");
     let error = not_scanned(&admin, range(), Code::FailedPrecondition).await;
     assert!(error.message.contains("has a blackout"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rules_of_sites_bind_direct_pairings() {
+    let wire = Wire::with(&["10.0.0.7", "10.0.0.9"], 100);
+    let world = wire.world().await;
+    let admin = world.operator(Role::Admin).await;
+    let both = list(&["10.0.0.7", "10.0.0.9"], &[]);
+    to_its_end(scan(&admin, both).await.expect("starts")).await;
+    let scanned = wire.dialed().len();
+    let (enrolled, _node) = shares::node(&world, &admin, &["10.0.0.0/24"]).await;
+    let site = admin.site_of(&enrolled).await;
+
+    // An address that a site excludes is never dialed, whether its device is named or not.
+    let exclude = ExcludeTargetsRequest {
+        site_id: site,
+        targets: "10.0.0.9".to_owned(),
+        reason: "printer".to_owned(),
+    };
+    let excluded = admin
+        .sites()
+        .exclude_targets(&exclude, admin.options())
+        .await;
+    excluded.expect("excluded");
+    let printer = device("10.0.0.9").device_identifier;
+    for selection in [
+        SelectionType::AllDevices(DeviceFilter::default()),
+        named(&["10.0.0.9"]),
+    ] {
+        let failed = not_paired(&admin, selection, Some(PASSWORD)).await;
+        assert_eq!(failed.expect("answers"), [printer.clone()]);
+    }
+    let dialed = || wire.dialed().split_off(scanned);
+    assert_eq!(dialed(), ["10.0.0.7"]);
+    let left_out = world.audited(admin.org, "direct.exclude").await;
+    assert!(
+        matches!(&left_out[0].entry.result, AuditResult::Refused(why) if why.contains("10.0.0.9 is excluded at site") && why.contains("printer")),
+        "{left_out:?}"
+    );
+
+    admin
+        .black_out(site, &site_rules::around_now())
+        .await
+        .expect("set");
+    let refused = not_paired(&admin, named(&["10.0.0.7"]), Some(PASSWORD)).await;
+    let error = refused.expect_err("a blackout");
+    assert_eq!(error.code, Code::FailedPrecondition);
+    assert!(error.message.contains("has a blackout"), "{error}");
+    assert_eq!(dialed(), ["10.0.0.7"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_alerts_of_a_scan_whose_server_stopped_are_stored_by_another_server() {
+    let wire = Wire::with(&[], 100);
+    let world = wire.world().await;
+    let admin = world.operator(Role::Admin).await;
+    let channel = alerts::hook(&world, &admin, "http://127.0.0.1:9/").await;
+    for event in ["device.new", "scan.failed"] {
+        alerts::rule_at(&world, &admin, &channel, event, 0).await;
+    }
+    // What a server stores before it is killed.
+    let now = world.clock.now();
+    let run = DirectRun {
+        org: admin.org,
+        scan: ScanId::new(now, [7; 10]),
+        replica: ReplicaId([7; 16]),
+        started: now,
+    };
+    world.store.begin_direct(run).await.expect("begun");
+    let at = Endpoint {
+        ip: "10.0.0.7".parse().expect("an address"),
+        port: Port::new(80).expect("a port"),
+    };
+    let release = DialRequest {
+        org: run.org,
+        scan: run.scan,
+        addresses: vec![at.ip],
+        until: now.plus(limits::DIRECT_HOLD),
+        now,
+    };
+    world
+        .store
+        .release_for_dialing(release)
+        .await
+        .expect("released");
+    let sightings = NewSightings {
+        org: run.org,
+        scan: run.scan,
+        rows: vec![found(at)],
+        seen: BTreeMap::new(),
+        now,
+    };
+    world.store.record_direct(sightings).await.expect("stored");
+    // So long has this server not heard from the other one.
+    world.clock.pass(Duration::from_secs(11));
+
+    eventually(async || {
+        let messages = alerts::deliveries(&world, &admin).await;
+        let mut titles: Vec<String> = messages.into_iter().map(|row| row.title).collect();
+        titles.sort();
+        titles
+            == [
+                "1 new device at the server's own network",
+                "A scan of the server's own network failed",
+            ]
+    })
+    .await;
+    assert_eq!(world.store.direct_runs().await.expect("read"), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]

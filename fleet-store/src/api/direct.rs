@@ -12,7 +12,8 @@ use std::{
 
 use async_trait::async_trait;
 use fleet_core::{
-    DeviceId, DeviceIdentifier, DeviceReport, NodeId, OrgId, Port, ScanId, TargetOutcome, Timestamp,
+    DeviceId, DeviceIdentifier, DeviceReport, NodeId, OrgId, Port, ReplicaId, ScanId,
+    TargetOutcome, Timestamp,
 };
 use fleet_inventory::Seen;
 use fleet_pairing::{DirectRefusal, SharedIdentity};
@@ -24,7 +25,7 @@ use crate::{DeviceRow, StoreError};
 pub struct DialRequest {
     /// The organization.
     pub org: OrgId,
-    /// The direct scan or pairing. It has no row in the database.
+    /// The direct scan or pairing.
     pub scan: ScanId,
     /// The addresses, at most 1,024.
     pub addresses: Vec<IpAddr>,
@@ -107,11 +108,26 @@ pub enum DirectOutcome {
     NotReleased,
 }
 
+/// A direct scan that has begun and has not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirectRun {
+    /// The organization.
+    pub org: OrgId,
+    /// The scan.
+    pub scan: ScanId,
+    /// The server that runs it.
+    pub replica: ReplicaId,
+    /// When it started.
+    pub started: Timestamp,
+}
+
 /// A direct scan that ended: it ran to its end, failed, or was canceled.
 #[derive(Clone, Debug)]
 pub struct DirectEnd {
     /// The organization.
     pub org: OrgId,
+    /// The scan.
+    pub scan: ScanId,
     /// When it started.
     pub started: Timestamp,
     /// Why it failed; none if it did not.
@@ -150,9 +166,26 @@ pub trait Direct: Send + Sync {
         identifiers: BTreeSet<DeviceIdentifier>,
     ) -> Result<Vec<DeviceRow>, StoreError>;
 
+    /// Records that a server begins a direct scan. Call it before the first dial, so that another server finds the scan
+    /// if this one stops before [`Direct::end_direct`].
+    async fn begin_direct(&self, run: DirectRun) -> Result<(), StoreError>;
+
     /// Marks the devices of the server's own network that an ended scan did not find, and stores the messages of alerts
-    /// about it, in one transaction with the state of its devices. Returns the number of messages.
+    /// about it, in one transaction with the state of its devices and the end of its record. Returns the number of
+    /// messages.
     async fn end_direct(&self, end: DirectEnd) -> Result<u64, StoreError>;
+
+    /// Lists the direct scans of all organizations that have not ended, oldest first.
+    async fn direct_runs(&self) -> Result<Vec<DirectRun>, StoreError>;
+
+    /// Ends a direct scan whose server has stopped: as failed, with the devices that it stored. No device is marked as
+    /// missing, because the outcomes of the addresses were in the memory of that server. Of several calls, one ends the
+    /// scan. Returns the number of messages; `None` if the scan has ended before.
+    async fn end_stopped_direct(
+        &self,
+        scan: ScanId,
+        now: Timestamp,
+    ) -> Result<Option<u64>, StoreError>;
 
     /// Ends every release of a scan that has stopped dialing.
     async fn give_back(&self, org: OrgId, scan: ScanId) -> Result<(), StoreError>;

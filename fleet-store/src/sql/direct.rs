@@ -1,6 +1,7 @@
-//! Direct scans by the server: releasing addresses, recording the devices found there, and giving the addresses
-//! back.
+//! Direct scans by the server: releasing addresses, recording the devices found there, giving the addresses back, and
+//! ending the scan.
 
+mod runs;
 mod sightings;
 
 use std::{collections::BTreeSet, net::IpAddr};
@@ -13,8 +14,8 @@ use super::{
     inserts,
 };
 use crate::{
-    DeviceRow, DialRequest, Direct, DirectEnd, Exclusion, NewSightings, ReleaseError, Released,
-    Sighted, sql::prelude::*,
+    DeviceRow, DialRequest, Direct, DirectEnd, DirectRun, Exclusion, NewSightings, ReleaseError,
+    Released, Sighted, sql::prelude::*,
 };
 
 #[async_trait]
@@ -97,9 +98,33 @@ impl Direct for SqlStore {
         rows.during("devices_named")
     }
 
+    async fn begin_direct(&self, run: DirectRun) -> Result<(), StoreError> {
+        transaction!(self, "begin_direct", |tx| {
+            Ok(runs::begin(tx, &run).await?)
+        })
+    }
+
     async fn end_direct(&self, end: DirectEnd) -> Result<u64, StoreError> {
         transaction!(self, "end_direct", |tx| {
+            runs::end(tx, end.scan).await?;
             Ok(alerts::settle_direct(tx, &end).await?)
+        })
+    }
+
+    async fn direct_runs(&self) -> Result<Vec<DirectRun>, StoreError> {
+        runs::list(self.reader()).await.during("direct_runs")
+    }
+
+    async fn end_stopped_direct(
+        &self,
+        scan: ScanId,
+        now: Timestamp,
+    ) -> Result<Option<u64>, StoreError> {
+        transaction!(self, "end_stopped_direct", |tx| {
+            let Some(end) = runs::stopped(tx, scan, now).await? else {
+                return Ok(None);
+            };
+            Ok(Some(alerts::settle_direct(tx, &end).await?))
         })
     }
 

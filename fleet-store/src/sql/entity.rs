@@ -49,7 +49,7 @@ pub(crate) use details::{device_event, device_label, device_note};
 pub(crate) use devices::{
     binding, device, device_alias, device_sighting, identity_change, node_endpoint, refused_device,
 };
-pub(crate) use direct::direct_lease;
+pub(crate) use direct::{direct_lease, direct_run};
 pub(crate) use nodes::{
     invitation, key_fetch, node, node_challenge, node_key, node_session, node_stream, replica,
     site, site_exclude,

@@ -36,6 +36,7 @@ const STEPS: &[Step] = steps![
     "m0016_scan_retention",
     "m0017_sign_in_provider",
     "m0018_share_rate",
+    "m0019_direct_runs",
 ];
 
 /// One migration.

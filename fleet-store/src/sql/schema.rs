@@ -40,7 +40,7 @@ impl SqlStore {
             site site_exclude node invitation node_key node_challenge node_session node_stream
             scan scan_share scan_request chunk sweep command report report_row report_refusal scan_event scan_host
             device device_alias device_sighting identity_change refused_device node_endpoint binding
-            direct_lease
+            direct_lease direct_run
             schedule schedule_run key_fetch
             alert_org alert_channel alert_rule alert_rule_channel alert_scan alert_device alert_silence
             alert_delivery

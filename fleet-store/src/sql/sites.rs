@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_core::{SiteExcludeId, SiteId};
-use fleet_discovery::TargetEntry;
+use fleet_discovery::{NodeChoice, TargetEntry};
 use fleet_inventory::{Blackout, BlackoutEnd, blackout_end, is_blacked_out};
 
 use super::{
     audit,
-    entity::{node, operator, site, site_exclude},
+    entity::{node, operator, schedule, site, site_exclude},
 };
 use crate::{NewBlackouts, SiteError, SiteExclude, SiteRow, Sites, sql::prelude::*};
 
@@ -32,7 +32,7 @@ impl Sites for SqlStore {
     ) -> Result<SiteId, SiteError> {
         transaction!(self, "create_site", |tx| {
             check_name(tx, org, name, None).await?;
-            let id = create(tx, org.0, name, now).await?;
+            let id = blank(org.0, name, now).insert(tx).await?.id;
             let subject = format!("site {id} ({name})");
             audit::done(tx, org, &actor, "site.create", subject, now).await?;
             Ok(SiteId(id))
@@ -55,6 +55,7 @@ impl Sites for SqlStore {
             let change = site::ActiveModel {
                 id: Set(id.0),
                 name: Set(name.to_owned()),
+                of_node: Set(false),
                 ..Default::default()
             };
             change.update(tx).await?;
@@ -76,26 +77,11 @@ impl Sites for SqlStore {
             let Some(old) = lock(tx, org, id).await? else {
                 return refuse(SiteError::NotFound(id));
             };
-            let nodes = node::Entity::find()
-                .filter(node::Column::SiteId.eq(id.0))
-                .filter(node::Column::DeletedAt.is_null())
-                .count(tx)
-                .await?;
+            let nodes = live_nodes(tx, id).await?;
             if nodes > 0 {
                 return refuse(SiteError::NotEmpty { site: id, nodes });
             }
-            let change = site::ActiveModel {
-                id: Set(id.0),
-                deleted_at: Set(Some(Micros(now))),
-                ..Default::default()
-            };
-            change.update(tx).await?;
-            site_exclude::Entity::delete_many()
-                .filter(site_exclude::Column::SiteId.eq(id.0))
-                .exec(tx)
-                .await?;
-            let subject = shown(&old);
-            audit::done(tx, org, &actor, "site.delete", subject, now).await?;
+            delete(tx, &old, shown(&old), &actor, now).await?;
             Ok(())
         })
     }
@@ -206,14 +192,76 @@ impl Sites for SqlStore {
     }
 }
 
-/// Creates a site.
-pub(crate) async fn create(
+/// Creates a site with the name of its node.
+pub(crate) async fn create_for_node(
     tx: &DatabaseTransaction,
     org: i64,
-    name: &str,
+    node: &str,
     now: Timestamp,
 ) -> Result<i64, DbErr> {
     let created = site::ActiveModel {
+        of_node: Set(true),
+        ..blank(org, node, now)
+    };
+    Ok(created.insert(tx).await?.id)
+}
+
+/// Deletes a site that was created with its node, after the node has moved away: nobody would look for it. It stays if
+/// another node, a rule or a schedule of an operator needs it. The site is locked.
+pub(crate) async fn delete_if_left(
+    tx: &DatabaseTransaction,
+    left: &site::Model,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<(), DbErr> {
+    if !left.of_node || !left.blackouts.is_empty() {
+        return Ok(());
+    }
+    let id = SiteId(left.id);
+    let excludes = site_exclude::Entity::find().filter(site_exclude::Column::SiteId.eq(id.0));
+    let scheduled = schedule::Entity::find()
+        .filter(schedule::Column::OrgId.eq(left.org_id))
+        .filter(schedule::Column::Choice.eq(AsText(NodeChoice::Site(id))));
+    if live_nodes(tx, id).await? > 0
+        || excludes.count(tx).await? > 0
+        || scheduled.count(tx).await? > 0
+    {
+        return Ok(());
+    }
+    let subject = format!("{}: its only node moved away", shown(left));
+    delete(tx, left, subject, actor, now).await
+}
+
+async fn live_nodes(tx: &DatabaseTransaction, site: SiteId) -> Result<u64, DbErr> {
+    node::Entity::find()
+        .filter(node::Column::SiteId.eq(site.0))
+        .filter(node::Column::DeletedAt.is_null())
+        .count(tx)
+        .await
+}
+
+async fn delete(
+    tx: &DatabaseTransaction,
+    old: &site::Model,
+    subject: String,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<(), DbErr> {
+    let change = site::ActiveModel {
+        id: Set(old.id),
+        deleted_at: Set(Some(Micros(now))),
+        ..Default::default()
+    };
+    change.update(tx).await?;
+    site_exclude::Entity::delete_many()
+        .filter(site_exclude::Column::SiteId.eq(old.id))
+        .exec(tx)
+        .await?;
+    audit::done(tx, OrgId(old.org_id), actor, "site.delete", subject, now).await
+}
+
+fn blank(org: i64, name: &str, now: Timestamp) -> site::ActiveModel {
+    site::ActiveModel {
         id: NotSet,
         org_id: Set(org),
         name: Set(name.to_owned()),
@@ -221,8 +269,8 @@ pub(crate) async fn create(
         deleted_at: Set(None),
         time_zone: Set("UTC".to_owned()),
         blackouts: Set(String::new()),
-    };
-    Ok(created.insert(tx).await?.id)
+        of_node: Set(false),
+    }
 }
 
 /// Locks a site of an organization. Transactions that also lock nodes lock those first.

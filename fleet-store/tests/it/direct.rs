@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use fleet_core::{DeviceId, DeviceReport, OrgId, RawDeviceReport, RejectReason, ScanId};
+use fleet_core::{DeviceId, DeviceReport, OrgId, RawDeviceReport, RejectReason, ReplicaId, ScanId};
 use fleet_pairing::DirectRefusal;
 use fleet_store::*;
 use sea_orm::{ConnectionTrait, Statement};
@@ -35,6 +35,8 @@ contract! {
     only_released_addresses_are_recorded
     a_report_that_races_the_servers_own_dial_comes_before_or_after_it
     one_device_found_by_node_and_server_at_once_has_one_record
+    the_alerts_of_a_scan_whose_server_stopped_are_stored_once
+    a_scan_that_ended_is_not_ended_again
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -577,4 +579,98 @@ async fn one_device_found_by_node_and_server_at_once_has_one_record(site: Site) 
         );
         assert_eq!(site.devices().await.len(), round);
     }
+}
+
+/// A scan that a server begins, in which it stores devices. The server is killed then.
+async fn stopped_scan(site: &Site, number: u64, rows: Vec<crate::site::Row>) -> ScanId {
+    let scan = run(number);
+    let begun = DirectRun {
+        org: site.org,
+        scan,
+        replica: ReplicaId([number as u8; 16]),
+        started: at(41),
+    };
+    site.store.begin_direct(begun).await.expect("begun");
+    assert!(
+        site.store
+            .direct_runs()
+            .await
+            .expect("read")
+            .contains(&begun)
+    );
+    site.server_finds(scan, found(rows)).await;
+    scan
+}
+
+async fn alerting(site: &Site) {
+    let channel = site.channel("hook").await;
+    for event in ["device.new", "device.firmware", "scan.failed"] {
+        site.rule(event, 0, "", channel).await;
+    }
+}
+
+async fn titles(site: &Site) -> Vec<String> {
+    let mut titles: Vec<String> = site
+        .messages()
+        .await
+        .into_iter()
+        .map(|row| row.message.title)
+        .collect();
+    titles.sort();
+    titles
+}
+
+async fn the_alerts_of_a_scan_whose_server_stopped_are_stored_once(site: Site) {
+    alerting(&site).await;
+    let new = "2 new devices at the server's own network";
+    let failed = "A scan of the server's own network failed";
+    let rows = || vec![with_mac("10.0.0.7", &mac(1)), with_mac("10.0.0.8", &mac(2))];
+    let scan = stopped_scan(&site, 1, rows()).await;
+    assert_eq!(titles(&site).await, [""; 0], "its end was never stored");
+    // All servers find it at once.
+    let mut tries = Vec::new();
+    for _ in 0..8 {
+        let store = site.another().await;
+        tries.push(async move { store.end_stopped_direct(scan, at(90)).await });
+    }
+    let ends = crate::races::at_once(tries).await;
+    let ends: Vec<u64> = ends
+        .into_iter()
+        .filter_map(|end| end.expect("ended"))
+        .collect();
+    assert_eq!(ends, [2], "one message for each rule with a fact");
+    assert_eq!(titles(&site).await, [new, failed]);
+    assert_eq!(site.store.direct_runs().await.expect("read"), []);
+
+    // Another scan that stops finds the same devices: only its failure is new.
+    let scan = stopped_scan(&site, 2, rows()).await;
+    let ended = site.store.end_stopped_direct(scan, at(95)).await;
+    assert_eq!(ended.expect("ended"), Some(1));
+    assert_eq!(titles(&site).await, [new, failed, failed]);
+}
+
+async fn a_scan_that_ended_is_not_ended_again(site: Site) {
+    alerting(&site).await;
+    let scan = stopped_scan(&site, 1, vec![with_mac("10.0.0.7", &mac(1))]).await;
+    // Its server was slow and not dead.
+    let end = DirectEnd {
+        org: site.org,
+        scan,
+        started: at(41),
+        failure: None,
+        seen: Vec::new(),
+        outcomes: BTreeMap::new(),
+        ports: Vec::new(),
+        now: at(50),
+    };
+    assert_eq!(site.store.end_direct(end.clone()).await.expect("ended"), 0);
+    let ended = site.store.end_stopped_direct(scan, at(90)).await;
+    assert_eq!(ended.expect("read"), None);
+    assert_eq!(titles(&site).await, [""; 0]);
+    // The other way around, the end of the server that was slow changes nothing either.
+    let scan = stopped_scan(&site, 2, vec![with_mac("10.0.0.7", &mac(1))]).await;
+    let ended = site.store.end_stopped_direct(scan, at(90)).await;
+    assert_eq!(ended.expect("ended"), Some(2));
+    let late = DirectEnd { scan, ..end };
+    assert_eq!(site.store.end_direct(late).await.expect("ended"), 0);
 }

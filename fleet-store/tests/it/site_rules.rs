@@ -20,6 +20,8 @@ contract! {
     a_blackout_that_begins_later_pauses_a_queued_scan
     a_scan_that_ignores_blackouts_runs
     a_site_whose_blackouts_are_unreadable_is_held_alone
+    a_site_that_was_created_with_its_node_ends_when_the_node_moves_away
+    nodes_that_exchange_their_sites_do_not_wait_for_each_other
 }
 
 impl Site {
@@ -87,6 +89,8 @@ async fn a_site_is_created_renamed_and_deleted_when_it_has_no_nodes(site: Site) 
     );
 
     let own = site.site_of(node).await.id;
+    // It has a name that an operator chose, so that it stays without its node.
+    rename(own, "north wing").await.expect("renamed");
     let delete = |id| site.store.delete_site(site.org, id, site.actor(), at(7));
     let refused = delete(own).await;
     assert!(
@@ -114,6 +118,76 @@ async fn a_site_is_created_renamed_and_deleted_when_it_has_no_nodes(site: Site) 
         .collect();
     for action in ["site.create", "site.rename", "site.delete"] {
         assert!(actions.contains(action), "{actions:?}");
+    }
+}
+
+async fn a_site_that_was_created_with_its_node_ends_when_the_node_moves_away(site: Site) {
+    let names = async || -> Vec<String> {
+        let rows = site.sites().await;
+        rows.into_iter().map(|row| row.name).collect()
+    };
+    let moved = |node, to| {
+        let (store, org, actor) = (site.store.clone(), site.org, site.actor());
+        async move {
+            store
+                .move_node(org, node, to, actor, at(8))
+                .await
+                .expect("moved")
+        }
+    };
+    let (north, south) = (site.confirmed("north").await, site.confirmed("south").await);
+    let barn = site.new_site("barn").await;
+    let (of_north, of_south) = (site.site_of(north).await.id, site.site_of(south).await.id);
+    moved(north, Some(of_south)).await;
+    assert_eq!(names().await, ["south", "barn"]);
+    let deleted: Vec<String> = site
+        .audited()
+        .await
+        .into_iter()
+        .filter(|row| row.entry.action == "site.delete")
+        .map(|row| row.entry.subject)
+        .collect();
+    assert_eq!(
+        deleted,
+        [format!("site {of_north} (north): its only node moved away")]
+    );
+    // Another node is there still.
+    moved(south, Some(barn)).await;
+    assert_eq!(names().await, ["south", "barn"]);
+    moved(north, Some(barn)).await;
+    assert_eq!(names().await, ["barn"]);
+    // An operator created this one.
+    let own = moved(north, None).await;
+    moved(south, Some(own)).await;
+    assert_eq!(names().await, ["barn", "north"]);
+    // Nor does a site end that has rules, or that a node moves to again.
+    moved(south, Some(barn)).await;
+    moved(north, Some(own)).await;
+    site.exclude(own, "10.0.0.9", "printer")
+        .await
+        .expect("excluded");
+    moved(north, Some(barn)).await;
+    assert_eq!(names().await, ["barn", "north"]);
+}
+
+async fn nodes_that_exchange_their_sites_do_not_wait_for_each_other(site: Site) {
+    let (north, south) = (site.confirmed("north").await, site.confirmed("south").await);
+    let sites = [site.site_of(north).await.id, site.site_of(south).await.id];
+    for id in sites {
+        site.exclude(id, "10.0.0.9", "printer")
+            .await
+            .expect("excluded");
+    }
+    for round in 0..8 {
+        let (first, second) = (sites[round % 2], sites[(round + 1) % 2]);
+        let mut moves = Vec::new();
+        for (node, to) in [(north, second), (south, first)] {
+            let (store, org, actor) = (site.another().await, site.org, site.actor());
+            moves.push(async move { store.move_node(org, node, Some(to), actor, at(8)).await });
+        }
+        for moved in crate::races::at_once(moves).await {
+            moved.expect("moved");
+        }
     }
 }
 

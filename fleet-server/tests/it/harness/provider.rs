@@ -13,7 +13,7 @@ use base64::{
 };
 use ed25519_dalek::{Signer, SigningKey};
 use fleet_core::sso::SignInPolicy;
-use fleet_server::{Environment as _, ServerConfig, SignInProvider};
+use fleet_server::{EMAIL_VERIFIED, Environment as _, ServerConfig, SignInProvider};
 use fleet_wire::client::Roots;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -95,6 +95,7 @@ impl StandIn {
                 organization: Some("acme".to_owned()),
                 scopes: Vec::new(),
                 group_claim: "groups".to_owned(),
+                verified_claim: EMAIL_VERIFIED.to_owned(),
                 policy,
                 roots: Roots::System,
             }),

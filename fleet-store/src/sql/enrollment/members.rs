@@ -1,5 +1,7 @@
 //! Nodes: registered with a code, confirmed by an operator, permanently revoked.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use fleet_core::enrollment::{InvitationStep, NodeState};
 
 use super::{fetches, invitations};
@@ -38,7 +40,7 @@ impl Enrollment for SqlStore {
             {
                 return refuse(RegisterError::ReplacementTaken { node, by });
             }
-            let site = sites::create(tx, code.org_id, &new.name, new.now).await?;
+            let site = sites::create_for_node(tx, code.org_id, &new.name, new.now).await?;
             let created = node::ActiveModel {
                 id: NotSet,
                 org_id: Set(code.org_id),
@@ -210,9 +212,18 @@ impl Enrollment for SqlStore {
             let Some(node) = nodes::lock_of(tx, org, id).await? else {
                 return refuse(MoveNodeError::NotFound(id));
             };
+            let from = SiteId(node.site_id);
+            // In the order of ids, because another node may move the other way.
+            let wanted: BTreeSet<SiteId> = to.into_iter().chain([from]).collect();
+            let mut locked = BTreeMap::new();
+            for site in wanted {
+                if let Some(row) = sites::lock(tx, org, site).await? {
+                    locked.insert(site, row);
+                }
+            }
             let to = match to {
-                None => sites::create(tx, org.0, &node.name, now).await?,
-                Some(site) if sites::lock(tx, org, site).await?.is_some() => site.0,
+                None => sites::create_for_node(tx, org.0, &node.name, now).await?,
+                Some(site) if locked.contains_key(&site) => site.0,
                 Some(site) => return refuse(MoveNodeError::NoSite(site)),
             };
             let change = node::ActiveModel {
@@ -223,6 +234,9 @@ impl Enrollment for SqlStore {
             change.update(tx).await?;
             let subject = format!("{} from site {} to site {to}", shown(&node), node.site_id);
             audit::done(tx, org, &actor, "node.move", subject, now).await?;
+            if let Some(left) = locked.get(&from) {
+                sites::delete_if_left(tx, left, &actor, now).await?;
+            }
             Ok(SiteId(to))
         })
     }

@@ -12,6 +12,8 @@ entity! {
         pub time_zone: String,
         /// Blackout windows as text; empty for none.
         pub blackouts: String,
+        /// Whether it was created with its node, and no operator has named it since.
+        pub of_node: bool,
     }
 }
 

@@ -9,7 +9,7 @@ use super::{Migrator, STEPS, Step};
 use crate::{SqlStore, StoreOptions};
 
 /// Rows that fit each schema, oldest first. A migration must keep them all. `KEY` stands for 32 bytes, `ID` for 16.
-const ROWS: [&[&str]; 18] = [
+const ROWS: [&[&str]; 19] = [
     &[
         "INSERT INTO org (id, name, created_at) VALUES (1, 'acme', 1)",
         "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (1, 1, 'ann@acme.test', 'admin', 1)",
@@ -85,6 +85,7 @@ const ROWS: [&[&str]; 18] = [
         "INSERT INTO used_attempt (hash, expires_at) VALUES (KEY, 1)",
     ],
     &["UPDATE scan_share SET rate = 500 WHERE scan_id = 's4'"],
+    &["INSERT INTO direct_run (scan_id, org_id, replica, started) VALUES ('d1', 1, ID, 1)"],
 ];
 
 /// The newest schema and a migration of this test after it.
