@@ -69,13 +69,14 @@ impl Protocol {
 const ATTRIBUTES: &str = "txt";
 
 /// Read-only commands of the CGMiner API. The scanner sends no others, even if a rule file contains them.
-const CGMINER_READS: [&str; 12] = [
+const CGMINER_READS: [&str; 13] = [
     "version",
     "devdetails",
     "stats",
     "estats",
     "litestats",
     "summary",
+    "status",
     "config",
     "coin",
     "devs",

@@ -70,14 +70,40 @@ async fn hosts_that_are_no_miners_stay_unidentified() {
             "My Whatsminer runs Braiins OS, and the Innosilicon its own",
         ),
         page("OpenWrt - LuCI", "/cgi-bin/luci"),
+        page("pfSense - Login", ""),
+        page("Tasmota - Main Menu", ""),
+        page("FRITZ!Box", ""),
+        page("Supermicro BMC Login", ""),
+        page("Brother HL-L2350DW series", ""),
+        page("UniFi Network", ""),
+        page("Apollo Server", "<div id=\"root\"></div>"),
+        page("Obelisks of the old world", ""),
+        page("index", "<script src=\"/doc/page/login.asp\"></script>"),
+        page("SIMATIC 1500", "/Portal/Portal.mwsl"),
+        realm("TP-LINK Wireless N Router WR841N"),
+        realm("DS-2CD2032-I"),
+        realm("iDRAC"),
         realm("IP Camera(12345)"),
         realm("Marantz AVR"),
         realm("Camara IP"),
         redirect.to_owned(),
         always(r#"{"status":"ok","model":"router","mac":"00:11:22:33:44:55","version":"1"}"#),
+        always(r#"{"vendor":"Acme","model":"SC1","macAddress":"00:11:22:33:44:55"}"#),
+        always(
+            r#"{"ver":"0.14.0","brand":"WLED","product":"FOSS","mac":"001122334455","asicCount":2}"#,
+        ),
+        always(r#"{"identity":{"hwModel":"TBEAM","fwVersion":"2.3"},"chiptemp1":41.5}"#),
+        always(r#"{"code":0,"data":{"minerInfo":{}}}"#),
         always(r#"{"type":"SHSW-25","mac":"AABBCCDDEEFF","fw":"2020","auth":false}"#),
         program(
             r#"{"STATUS":[{"STATUS":"S","Description":"cgminer 4.12.1"}],"VERSION":[{"CGMiner":"4.12.1","API":"3.7"}]}"#,
+        ),
+        program("SSH-2.0-OpenSSH_9.6"),
+        program("220 ProFTPD Server ready."),
+        format!(
+            "> 4028 version\n{}\n> 4028 *\n{}\n",
+            r#"{"STATUS":[{"STATUS":"S","Description":"sgminer 5.6.1"}],"VERSION":[{"SGMiner":"5.6.1","API":"4.0"}]}"#,
+            r#"{"STATUS":[{"STATUS":"S","Description":"sgminer 5.6.1"}],"DEVS":[{"GPU":0,"Name":"BTB"},{"GPU":1,"Name":"upper0"}],"id":1}"#
         ),
         program(
             r#"{"STATUS":[{"STATUS":"S","Description":"bfgminer 5.4.2"}],"VERSION":[{"Miner":"bfgminer 5.4.2","Type":"bfgminer 5"}]}"#,
@@ -148,6 +174,13 @@ async fn answers_of_other_shapes_are_read_all_the_same() {
             "Bitmain, Antminer T21, 7Miners 1.2.6",
         ),
         (realm("AntMiner Configuration"), "Bitmain, , "),
+        (
+            page(
+                "",
+                "<a href=\"/cgi-bin/luci/avalon/page/dashboard\">Dashboard</a>",
+            ),
+            "Canaan, , ",
+        ),
         // Forks with the page of what they were made from.
         (
             axeos(r#"{"ASICModel":"BM1370","deviceModel":"NerdHaxe-γ","version":"v1.0.40"}"#),

@@ -20,10 +20,13 @@ pub(crate) const HTTP: u16 = 14_080;
 pub(crate) const HTTPS: u16 = 14_443;
 
 /// Commands that change nothing.
-const READS: [&str; 7] = [
+const READS: [&str; 10] = [
     "version",
     "devdetails",
+    "devs",
     "stats",
+    "status",
+    "summary",
     "config",
     "get_version",
     "get_miner_info",
