@@ -110,9 +110,15 @@ impl TokenClaims {
         Ok(())
     }
 
-    /// The e-mail in the form in which operators have it.
+    /// The e-mail in the form in which operators have it. A character that only becomes an ASCII letter in lower case, such
+    /// as the Kelvin sign, makes another mailbox look like this one, and no e-mail contains it.
     fn canonical_email(&self) -> Option<String> {
-        let email = self.email.as_deref()?.trim().to_lowercase();
+        let email = self.email.as_deref()?.trim();
+        let imitates = |c: char| !c.is_ascii() && c.to_lowercase().any(|c| c.is_ascii());
+        if email.contains(imitates) {
+            return None;
+        }
+        let email = email.to_lowercase();
         let (name, domain) = email.rsplit_once('@')?;
         let unusual = |c: char| c.is_control() || c.is_whitespace();
         let is_email = !name.is_empty()
@@ -456,6 +462,21 @@ mod tests {
             let claims = changed(|c| c.email = Some(email.to_owned()));
             let admitted = policy.admit(&claims, KnownAccount::Linked(Role::Viewer));
             assert_eq!(admitted.map(drop), expected, "{email}");
+        }
+    }
+
+    #[test]
+    fn an_email_that_imitates_another_one_in_lower_case_finds_nobody() {
+        for (email, expected) in [
+            ("Mike@acme.test", Some("mike@acme.test")),
+            ("M\u{dc}LLER@acme.test", Some("m\u{fc}ller@acme.test")),
+            // Kelvin sign, and I with a dot above.
+            ("mi\u{212a}e@acme.test", None),
+            ("m\u{130}ke@acme.test", None),
+        ] {
+            let claims = changed(|c| c.email = Some(email.to_owned()));
+            let found = SignInPolicy::default().verified_email(&claims).ok();
+            assert_eq!(found.as_deref(), expected, "{email}");
         }
     }
 
