@@ -1,9 +1,10 @@
-"""The journey of an operator through the web page, in a real browser, on a running server with a connected node.
+"""Journeys of an operator through the web page in Chromium, on a running server with a connected node, and the steps that
+`test_main_journeys.py` shares.
 
 Environment variables:
 - FLEET_SERVER_URL, FLEET_OPERATOR_KEY: the server and the key of an administrator.
 - FLEET_OPERATOR_EMAIL, FLEET_OPERATOR_PASSWORD: the same operator. The test changes the password and restores it.
-- FLEET_JOURNEY_TARGETS: the targets as typed into the form. One entry is a target (`127.77.0.0/18`), several are a
+- FLEET_JOURNEY_TARGETS: the targets as typed into the form. One entry is a target (`127.77.0.0/19`), several are a
   list. The scan must find at least one device and take some seconds, because the page is reloaded while it runs.
 - FLEET_JOURNEY_PORTS: the ports, empty for the default ports.
 - FLEET_CHROMIUM, FLEET_CHROMEDRIVER: the programs, if they are not those of Debian.
@@ -119,31 +120,6 @@ def test_only_http_and_https_to_a_literal_address_become_links(settings, browser
     """
     devices = [{"scheme": scheme, "ip": ip, "port": port} for scheme, ip, port in LINKS]
     assert browser.execute_async_script(make, devices) == list(LINKS.values())
-
-
-def test_an_operator_signs_in_scans_and_reads_the_summary(settings, browser):
-    page, key = Journey(browser, settings.server), settings.key
-
-    sign_in(page, key)
-    assert_the_key_is_nowhere(page, key)
-    see_a_node_online(page)
-    start_a_scan(page, settings.targets, settings.ports)
-
-    address = browser.current_url
-    before = watch_rows_arrive(page)
-    assert_the_key_is_nowhere(page, key)
-    browser.refresh()
-    assert browser.current_url == address, "the URL alone must restore the scan"
-    resume(page, before)
-    ended = page.until("the outcome", lambda: (now := page.snapshot())["over"] and now, SCAN_PATIENCE)
-    assert ended["outcome"].startswith("Completed"), ended["outcome"]
-    read_the_summary(page)
-    see_the_devices_on_the_map(page)
-    read_the_audit_trail(page)
-
-    assert_the_key_is_nowhere(page, key)
-    assert_nothing_was_blocked_or_broken(page)
-    sign_out(page)
 
 
 def sign_in(page: Journey, key: str) -> None:
@@ -284,17 +260,21 @@ def part_values(page: Journey, table: str) -> dict[str, int]:
 
 
 def assert_nothing_was_blocked_or_broken(page: Journey) -> None:
-    assert page.violations() == []
-    # The browser logs error responses that this test provokes: no session yet, a wrong key, an invalid target.
-    expected = ("/api/session - Failed to load resource: the server responded with a status of 401", "/fleet.v1.ScanService/PlanScan - Failed to load resource: the server responded with a status of 400")
-    unexpected = [message for message in page.read_console() if not any(text in message for text in expected)]
-    assert unexpected == [], json.dumps(unexpected, indent=1)
+    assert_no_errors(page)
     page.browser.execute_script("""
         const inline = document.createElement('script');
         inline.textContent = 'window.inlineRan = true';
         document.body.append(inline);""")
     assert page.until("the policy violation of an inline script", page.violations)
     assert page.browser.execute_script("return window.inlineRan") is None, "an inline script ran"
+
+
+def assert_no_errors(page: Journey) -> None:
+    assert page.violations() == []
+    # The browser logs error responses that this test provokes: no session yet, a wrong key, an invalid target.
+    expected = ("/api/session - Failed to load resource: the server responded with a status of 401", "/fleet.v1.ScanService/PlanScan - Failed to load resource: the server responded with a status of 400")
+    unexpected = [message for message in page.read_console() if not any(text in message for text in expected)]
+    assert unexpected == [], json.dumps(unexpected, indent=1)
 
 
 def test_an_operator_signs_in_by_password_and_manages_the_account(settings, browser):

@@ -101,7 +101,8 @@ class Page:
         def type():
             field = self.find(selector)
             field.clear()
-            field.send_keys(text)
+            if text:
+                field.send_keys(text)
             return True
         self.until(f"the text in {selector}", type)
 

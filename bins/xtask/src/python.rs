@@ -23,10 +23,12 @@ const FOLDER: &str = "tests/python";
 
 /// The browser's tests, which are a separate step: the journeys on a real server, the page in states that a real server
 /// cannot be brought into on demand, and the pictures of the documents.
-const BROWSER: [&str; 8] = [
+const BROWSER: [&str; 10] = [
     JOURNEY,
+    "test_main_journeys.py",
     "test_page.py",
     "test_page_scans.py",
+    "test_page_figures.py",
     "test_overview.py",
     "test_device.py",
     "test_announcements.py",
@@ -36,7 +38,7 @@ const BROWSER: [&str; 8] = [
 const JOURNEY: &str = "test_journey.py";
 
 /// The demo's devices and many refusing addresses. The scan is long enough to reload the page during it.
-const JOURNEY_TARGETS: &str = "127.77.0.0/18";
+const JOURNEY_TARGETS: &str = "127.77.0.0/19";
 
 pub(crate) fn client(session: &mut Session) -> Result<Verdict> {
     let folder = session.root.join(FOLDER);
@@ -72,6 +74,7 @@ pub(crate) fn browser(session: &mut Session) -> Result<Verdict> {
         Ok(prepared) => prepared,
         Err(error) => return Ok(Verdict::Skipped(format!("{error:#}"))),
     };
+    install_more_browsers();
     let demo = Demo::start(&session.bin_dir)?;
     let axe = page::axe(session);
     if let Err(error) = &axe {
@@ -111,6 +114,21 @@ fn install_proxies() {
             && let Err(error) = apt::install(&[proxy])
         {
             println!("{proxy} is not tested: {error:#}");
+        }
+    }
+}
+
+/// Installs the browsers that walk the main journeys besides Chromium. The tests of a missing one skip themselves by name.
+fn install_more_browsers() {
+    for (program, package) in [
+        ("firefox-esr", "firefox-esr"),
+        ("WebKitWebDriver", "webkit2gtk-driver"),
+        ("Xvfb", "xvfb"),
+    ] {
+        if proc::which(program).is_none()
+            && let Err(error) = apt::install(&[package])
+        {
+            println!("{program} is not available to the tests: {error:#}");
         }
     }
 }

@@ -78,7 +78,8 @@ function wizard(root, begin) {
       const error = errorBox();
       const create = h("button", { type: "button", class: "button button-primary", id: "create-code" }, "Create code");
       const replaces = h("select", { id: "replaces", class: "input" }, h("option", { value: "0" }, "No other node"));
-      const replacing = h("div", { class: "inline-field", hidden: true }, h("label", { for: "replaces" }, "Replaces"), replaces);
+      // Its space is reserved, so that the button does not move when the list arrives.
+      const replacing = h("div", { class: "inline-field reserved" }, h("label", { for: "replaces" }, "Replaces"), replaces);
       create.addEventListener("click", () => attempt(error, async () => {
         const created = await busy(create, () => call("fleetnodeadmin.v1.FleetNodeAdminService/CreateEnrollmentCode", { replacesFleetNodeId: replaces.value }));
         if (!closed) steps.wait(created);
@@ -199,14 +200,14 @@ function wizard(root, begin) {
   };
 }
 
-/** Lists the revoked nodes that the new node can replace. The field stays hidden if there are none. */
+/** Lists the revoked nodes that the new node can replace. The field stays invisible if there are none. */
 function offerRevoked(select, field) {
   return poll(0, async () => {
     const nodes = await callAll("fleet.v1.NodeService/ListRevokedNodes", "nodes");
     for (const node of nodes) {
       select.append(h("option", { value: node.fleetNodeId }, `${isolate(node.name)} (node ${node.fleetNodeId}, revoked)`));
     }
-    field.hidden = nodes.length === 0;
+    field.classList.toggle("reserved", nodes.length === 0);
   });
 }
 

@@ -27,6 +27,9 @@ const POLL_MS = 1500;
 /** Interval between announcements of the progress to screen readers. */
 const ANNOUNCE_EVERY_MS = 15_000;
 
+/** Events handled per frame. A connection can deliver thousands at once, which would block the page. */
+const EVENTS_PER_FRAME = 200;
+
 /** Unidentified hosts drawn. Thousands would block the page. */
 const HOSTS_SHOWN = 200;
 
@@ -57,6 +60,8 @@ export function scanView(root, scanId) {
   let node;
   let ahead = [];
   let nodes = [];
+  /** @type {any[]} Events that no frame has handled yet. */
+  const waiting = [];
   let warnings = 0;
   // The unidentified hosts by address, each with its item; null if the list was full.
   const hosts = new Map();
@@ -137,7 +142,13 @@ export function scanView(root, scanId) {
     schedule();
   }
 
+  /** Keeps an event for the next frames. */
   function receive(message) {
+    waiting.push(message);
+    schedule();
+  }
+
+  function handle(message) {
     switch (message.type) {
       case "device":
         rows.add(message);
@@ -165,7 +176,6 @@ export function scanView(root, scanId) {
       default:
         break;
     }
-    schedule();
   }
 
   /** Lists an unidentified host. A chunk that runs again can report a host again. */
@@ -237,6 +247,8 @@ export function scanView(root, scanId) {
 
   function paint() {
     frame = 0;
+    for (const message of waiting.splice(0, EVENTS_PER_FRAME)) handle(message);
+    if (waiting.length > 0) schedule();
     // A device event can precede the progress that includes its host.
     done = Math.max(done, Math.min(rows.hosts, total));
     const found = rows.count;
