@@ -148,6 +148,7 @@ pub async fn register(
         ca_file: options.ca_file,
         allow_insecure_transport: options.allow_insecure_transport,
         upstream_server: options.upstream_server,
+        imported: false,
         fleet_node_id: None,
         api_key: None,
     };

@@ -2,7 +2,7 @@
 
 use std::{fs::File, io::Read, path::Path};
 
-use fleet_core::{Fingerprint, Secret, SecretKind};
+use fleet_core::{Secret, SecretKind};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -33,7 +33,7 @@ pub fn import(dir: &StateDir, path: &Path, name: String) -> Result<Registration,
     let state = parse(&text, name).map_err(failed)?;
     let registration = Registration {
         fleet_node_id: state.fleet_node_id.unwrap_or_default(),
-        fingerprint: Fingerprint::of(&state.identity_public()),
+        fingerprint: state.fingerprint(),
     };
     dir.save(&state)?;
     Ok(registration)
@@ -67,14 +67,14 @@ fn parse(text: &str, name: String) -> Result<StateFile, String> {
         ca_file: None,
         allow_insecure_transport: optional("allow_insecure_transport") == Some("true"),
         upstream_server: !is_ours,
+        imported: true,
         fleet_node_id: Some(
             id.parse()
                 .map_err(|_| format!("`fleet_node_id` is `{id}`"))?,
         ),
         api_key: api_key.map(|text| SecretText::new(text.to_owned())),
     };
-    // Over the identity key alone at every server, because upstream's nodes prove no other key.
-    let ours = Fingerprint::of(&state.identity_public()).to_string();
+    let ours = state.fingerprint().to_string();
     match optional("identity_fingerprint") {
         Some(fingerprint) if fingerprint != ours => Err(format!(
             "its key has the fingerprint {ours}, not {fingerprint}"
@@ -99,6 +99,8 @@ fn key(name: &str, text: &str) -> Result<SecretKey, String> {
 
 #[cfg(test)]
 mod tests {
+    use fleet_core::Fingerprint;
+
     use super::*;
     use crate::state::Stage;
 
@@ -112,7 +114,7 @@ mod tests {
             "server_url: https://fleet.example/api-proxy\nallow_insecure_transport: true\nfleet_node_id: 42\n\
              identity_fingerprint: {}\nidentity_private_key_hex: {}\nencryption_private_key_hex: \"{}\"\n\
              api_key: fleet_key\nsession_expires_at: 2026-01-02T03:04:05Z\n",
-            fleet_core::Fingerprint::of(&identity.verifying_key().to_bytes()),
+            Fingerprint::of(&identity.verifying_key().to_bytes()),
             hex(&identity.to_keypair_bytes()),
             hex(&[9; 32]),
         )
@@ -151,6 +153,9 @@ mod tests {
             let text = file().replace("api_key: fleet_key", &key);
             let state = parse(&text, "barn".to_owned()).expect("parses");
             assert_eq!(state.upstream_server, upstream_server, "{upstream_server}");
+            // What the server's list shows: an upstream node proved its identity key alone.
+            let shown = Fingerprint::of(&state.identity_public());
+            assert_eq!(state.fingerprint(), shown, "{upstream_server}");
         }
     }
 

@@ -32,6 +32,9 @@ pub struct StateFile {
     /// The server is the upstream implementation, whose challenges have no tag.
     #[serde(default)]
     pub upstream_server: bool,
+    /// The node was registered by an upstream node, which proved the identity key alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub imported: bool,
     /// The id that the server assigned at registration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fleet_node_id: Option<i64>,
@@ -74,9 +77,10 @@ impl StateFile {
         x25519_dalek::PublicKey::from(&secret).to_bytes()
     }
 
-    /// The fingerprint that the operator compares: over both keys, unless the server is upstream's.
+    /// The fingerprint that the operator compares: over both keys, unless the server is upstream's or the node was
+    /// imported. The server then knows a proof of the identity key alone.
     pub fn fingerprint(&self) -> Fingerprint {
-        if self.upstream_server {
+        if self.upstream_server || self.imported {
             Fingerprint::of(&self.identity_public())
         } else {
             Fingerprint::of_both(&self.identity_public(), &self.encryption_public())

@@ -22,7 +22,9 @@ pub struct Timing {
     pub max_backoff: Duration,
     /// A plugin that served for this long starts again from the first delay.
     pub stable_after: Duration,
-    /// Time limit of one call; an upstream node waits 10 s.
+    /// Time limit of one call. Upstream's `proto` waits 10 s for TLS before it tries plain HTTP, and its `asicrs` has two
+    /// steps of 10 s; both give no answer where a call ends earlier. The time for one host
+    /// ([`ScanOptions::external_timeout`](fleet_scan::ScanOptions::external_timeout)) bounds all calls together.
     pub answer_timeout: Duration,
     /// Time limit of one call that pairs a device; an upstream node waits 60 s.
     pub pair_timeout: Duration,
@@ -36,7 +38,7 @@ impl Default for Timing {
             first_backoff: Duration::from_secs(1),
             max_backoff: Duration::from_secs(60),
             stable_after: Duration::from_secs(60),
-            answer_timeout: Duration::from_secs(10),
+            answer_timeout: Duration::from_secs(25),
             pair_timeout: Duration::from_secs(60),
         }
     }
@@ -229,6 +231,15 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_call_fits_upstreams_plugins_and_two_fit_into_the_time_for_a_host() {
+        // Steps of 10 s: `proto` waits for TLS and then sends plain HTTP, `asicrs` identifies and then reads.
+        let steps = 20 * SECOND;
+        let call = Timing::default().answer_timeout;
+        let host = fleet_scan::ScanOptions::default().external_timeout;
+        assert!(call > steps && 2 * call <= host, "{call:?} of {host:?}");
+    }
 
     fn outputs(supervisor: &mut Supervisor) -> Vec<Output> {
         std::iter::from_fn(|| supervisor.poll_output()).collect()

@@ -11,7 +11,7 @@ use fleet_discovery::{Gaps, Mode, NodeProfile, PlanError, PlanPolicy, ScanReques
 use crate::{guard::Guard, mdns::Listen, names::Resolver};
 
 /// Most targets of a scan in which drivers are asked about silent addresses. A plugin answers 32 questions at a time, in
-/// at most 10 s each.
+/// at most 25 s each.
 pub const SILENT_TARGETS: usize = 256;
 
 /// How a scanner treats the network. The defaults suit a site's own LAN.
@@ -32,6 +32,8 @@ pub struct ScanOptions {
     pub reply_timeout: Duration,
     /// How long the identification of one port may take.
     pub identify_timeout: Duration,
+    /// How long external drivers may take for one host, over all of its ports.
+    pub external_timeout: Duration,
     /// The longest reply in bytes. The rest is not read.
     pub reply_bytes: usize,
 }
@@ -46,6 +48,7 @@ impl Default for ScanOptions {
             tries: 2,
             reply_timeout: Duration::from_secs(5),
             identify_timeout: Duration::from_secs(20),
+            external_timeout: Duration::from_secs(60),
             reply_bytes: 64 * 1024,
         }
     }

@@ -87,11 +87,18 @@ const ANOTHER_BEHIND: &str =
 /// The limit of default credentials that one request tries at a device. Makes have at most two.
 const MOST_DEFAULTS: usize = 3;
 
-/// Decides whether a text is another name of a device's make.
-type IsMake = dyn Fn(&DeviceFacts, &str) -> bool + Send + Sync;
+/// Decides whether a text is another name of a device's make or driver.
+type IsName = dyn Fn(&DeviceFacts, &str) -> bool + Send + Sync;
 
 /// Looks up the hardware address of a host on a link of this machine.
 type Neighbors = dyn Fn(IpAddr) -> Option<Mac> + Send + Sync;
+
+/// The result of an external driver.
+enum External {
+    Ended(PairReport),
+    /// It recognizes the device at no port, and got no login. The report states why.
+    Unrecognized(PairReport),
+}
 
 /// Tries logins at devices. Clones share rate limit and guard.
 #[derive(Clone)]
@@ -100,7 +107,8 @@ pub struct Pairer {
     drivers: Arc<DriverSet>,
     dialer: Arc<Dialer>,
     budget: LoginBudget,
-    is_make: Arc<IsMake>,
+    is_make: Arc<IsName>,
+    is_driver: Arc<IsName>,
     neighbors: Arc<Neighbors>,
 }
 
@@ -120,6 +128,7 @@ impl Pairer {
             dialer,
             budget: LoginBudget::default(),
             is_make: Arc::new(|_, _| false),
+            is_driver: Arc::new(|_, _| false),
             neighbors: Arc::new(neighbor),
         }
     }
@@ -144,6 +153,18 @@ impl Pairer {
     ) -> Self {
         Self {
             is_make: Arc::new(is_make),
+            ..self
+        }
+    }
+
+    /// Accepts other names of a device's driver: `is_driver` decides whether a target's driver is one.
+    #[must_use]
+    pub fn with_drivers(
+        self,
+        is_driver: impl Fn(&DeviceFacts, &str) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            is_driver: Arc::new(is_driver),
             ..self
         }
     }
@@ -257,12 +278,49 @@ impl Pairer {
         defaults: &mut Vec<Login>,
     ) -> Result<PairReport, DriverError> {
         if let Some(owner) = self.owner(target) {
-            return self.pair_externally(owner, target, login).await;
+            return match self.pair_externally(owner, target, login).await? {
+                External::Ended(report) => Ok(report),
+                External::Unrecognized(why) => {
+                    self.pair_instead(why, target, login, defaults).await
+                }
+            };
         }
-        let Some((device, rule)) = self.identify(target.endpoint).await? else {
+        let found = self.identify(target.endpoint, false).await?;
+        self.pair_found(found, target, login, defaults).await
+    }
+
+    /// Pairs a device that its external driver does not recognize, if a built-in driver recognizes it: that one may have
+    /// found it, at a port that the external driver does not take.
+    async fn pair_instead(
+        &self,
+        why: PairReport,
+        target: &PairableDevice,
+        login: Option<&Login>,
+        defaults: &mut Vec<Login>,
+    ) -> Result<PairReport, DriverError> {
+        match self.identify(target.endpoint, true).await {
+            Ok(Some(found)) => self.pair_found(Some(found), target, login, defaults).await,
+            Ok(None) | Err(_) => Ok(why),
+        }
+    }
+
+    /// Pairs a device through the built-in driver that identified it.
+    async fn pair_found(
+        &self,
+        found: Option<(DeviceFacts, Option<(String, Protocol)>)>,
+        target: &PairableDevice,
+        login: Option<&Login>,
+        defaults: &mut Vec<Login>,
+    ) -> Result<PairReport, DriverError> {
+        let Some((device, rule)) = found else {
             return Ok(PairReport::failed("no known device answers there any more"));
         };
-        let same = is_the_same(&target.facts, &device).and_then(|()| {
+        let same = if (self.is_driver)(&device, &target.facts.driver) {
+            is_the_same_device(&target.facts, &device)
+        } else {
+            is_the_same(&target.facts, &device)
+        };
+        let same = same.and_then(|()| {
             let known = target.facts.manufacturer.trim();
             has_the_same_make(&target.facts, &device)
                 .or_else(|why| (self.is_make)(&device, known).then_some(()).ok_or(why))
@@ -337,13 +395,14 @@ impl Pairer {
     }
 
     /// Pairs a device through its external driver. The driver identifies the device again, at the known endpoint or at
-    /// the driver's own ports, because a built-in driver may have found the device at another port.
+    /// the driver's own ports, because a built-in driver may have found the device at another port. It gets no
+    /// login before that.
     async fn pair_externally(
         &self,
         owner: &Arc<dyn Driver>,
         target: &PairableDevice,
         login: Option<&Login>,
-    ) -> Result<PairReport, DriverError> {
+    ) -> Result<External, DriverError> {
         let mut ports = vec![target.endpoint.port];
         ports.extend(owner.default_ports());
         let mut tried = Vec::new();
@@ -373,38 +432,37 @@ impl Pairer {
                     let checked = same
                         .and_then(|()| withholds_nothing(&target.facts, &device, neighbor, shown));
                     if let Err(why) = checked {
-                        return Ok(PairReport::failed(why));
+                        return Ok(External::Ended(PairReport::failed(why)));
                     }
                     let result = owner.authenticate(&mut probe, &device, login).await?;
                     if let Authenticated::Accepted { device: behind, .. } = &result
                         && !is_the_same_behind_login(&target.facts, &device, behind)
                     {
-                        return Ok(PairReport::failed(ANOTHER_BEHIND));
+                        return Ok(External::Ended(PairReport::failed(ANOTHER_BEHIND)));
                     }
                     let mut report = report(result);
                     if !is_named_alike(&target.facts, &device) {
                         leave_names_out(&mut report.facts);
                     }
-                    return Ok(report);
+                    return Ok(External::Ended(report));
                 }
                 Ok(Answer::Unidentified { .. } | Answer::Foreign) => {}
                 Err(error) => failure = Some(error),
             }
         }
-        failure.map_or_else(
-            || {
-                Ok(PairReport::failed(
-                    "the plugin does not recognize the device",
-                ))
-            },
-            Err,
-        )
+        let why = failure.map_or_else(
+            || "the plugin does not recognize the device".to_owned(),
+            |error| error.to_string(),
+        );
+        Ok(External::Unrecognized(PairReport::failed(why)))
     }
 
-    /// Identifies the device at an endpoint without a login. Returns the facts and the name of the rule.
+    /// Identifies the device at an endpoint without a login, by the built-in drivers and then, unless `built_in_only`, by
+    /// the external ones. Returns the facts and the name of the rule.
     async fn identify(
         &self,
         endpoint: Endpoint,
+        built_in_only: bool,
     ) -> Result<Option<(DeviceFacts, Option<(String, Protocol)>)>, DriverError> {
         let mut probe = self.open(endpoint).await?;
         let mut failed = None;
@@ -426,7 +484,8 @@ impl Pairer {
             probe.start_over();
         }
         // The server explicitly requested this endpoint, so every external driver may run.
-        for driver in self.drivers.external_at(endpoint.port, true) {
+        let external = self.drivers.external_at(endpoint.port, true);
+        for driver in external.into_iter().filter(|_| !built_in_only) {
             self.dialer
                 .acquire(endpoint)
                 .await

@@ -38,7 +38,7 @@ pub(crate) async fn enroll(state_dir: &Path, args: EnrollArgs) -> anyhow::Result
                 "This node is already registered as {:?} at {}.",
                 state.name, state.server_url
             ))?;
-            print_fingerprint(state.fingerprint())?;
+            print(&compare(state.fingerprint(), state.upstream_server))?;
         }
         (Stage::Enrolled, Some(state)) => {
             let (name, fleet_node_id) = (state.name, state.fleet_node_id.unwrap_or_default());
@@ -67,7 +67,7 @@ pub(crate) async fn refresh(state_dir: &Path) -> anyhow::Result<()> {
         .filter(|state| state.stage() != Stage::New)
         .ok_or(EnrollError::NotRegistered)?;
     if state.stage() == Stage::Registered {
-        print_fingerprint(state.fingerprint())?;
+        print(&compare(state.fingerprint(), state.upstream_server))?;
         return finish(&dir, wait(None, io::stdin().is_terminal())).await;
     }
     fleet_agent::refresh(&dir).await?;
@@ -161,7 +161,7 @@ async fn register(dir: &StateDir, args: EnrollArgs) -> anyhow::Result<()> {
     if upstream_server {
         print(LIMITS)?;
     }
-    print_fingerprint(registered.fingerprint)
+    print(&compare(registered.fingerprint, upstream_server))
 }
 
 /// Whether the enrollment code is one of an upstream server. The shape decides; `flag` says what the administrator
@@ -273,10 +273,16 @@ fn next_steps(subnets: &[SubnetChoice]) -> String {
     )
 }
 
-fn print_fingerprint(fingerprint: Fingerprint) -> anyhow::Result<()> {
-    print(&format!(
-        "Fingerprint: {fingerprint}\nCompare it with the fingerprint in the web page or in `fleetctl nodes list`, then confirm the node there."
-    ))
+/// States the fingerprint and where the operator sees the server's one.
+fn compare(fingerprint: Fingerprint, upstream_server: bool) -> String {
+    let list = if upstream_server {
+        "in the server's list of nodes"
+    } else {
+        "in the web page or in `fleetctl nodes list`"
+    };
+    format!(
+        "Fingerprint: {fingerprint}\nCompare it with the fingerprint {list}, then confirm the node there."
+    )
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
@@ -344,6 +350,19 @@ mod tests {
                 refused.contains(named) && !refused.contains(code),
                 "{refused}"
             );
+        }
+    }
+
+    #[test]
+    fn the_fingerprint_is_compared_where_the_server_shows_it() {
+        for (upstream_server, named) in [
+            (false, "`fleetctl nodes list`"),
+            (true, "the server's list"),
+        ] {
+            let text = compare(Fingerprint::of(&[0; 32]), upstream_server);
+            assert!(text.contains("66687aadf862bd77"), "{text}");
+            assert!(text.contains(named), "{text}");
+            assert_eq!(text.contains("fleetctl"), !upstream_server, "{text}");
         }
     }
 

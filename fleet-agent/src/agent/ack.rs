@@ -115,6 +115,16 @@ pub(super) fn busy(command: &WireCommandId) -> ControlAck {
     }
 }
 
+/// The ack of a command that was refused on arrival, while another one runs.
+pub(super) fn refused(command: &WireCommandId, refusal: Refusal) -> ControlAck {
+    ControlAck {
+        command_id: command.as_str().to_owned(),
+        error_message: bounded(&refusal.reason, REASON),
+        code: refusal.code.number(),
+        ..ControlAck::default()
+    }
+}
+
 /// Why a command was stopped, as its ack states it.
 fn cause(stopped: Option<StopCause>) -> &'static str {
     match stopped {

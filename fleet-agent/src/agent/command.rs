@@ -93,7 +93,7 @@ impl CommandReader<'_> {
     pub(super) fn read(&self, payload: Bytes) -> Result<Job, Refusal> {
         // `decode_checked` requires a known arm, and would report an unknown one as a bad request. A message that begins
         // with a later field number is a command of a newer server.
-        if payload.first().is_some_and(|key| key >> 3 > KNOWN_ARMS) {
+        if is_unknown(&payload) {
             return Err(unknown_command());
         }
         let command: AgentCommand =
@@ -292,7 +292,13 @@ pub(crate) fn denied_ports_note(denied: &[Port]) -> Option<String> {
     })
 }
 
-fn unknown_command() -> Refusal {
+/// Whether a payload is a command that only newer versions of a node know.
+pub(super) fn is_unknown(payload: &[u8]) -> bool {
+    payload.first().is_some_and(|key| key >> 3 > KNOWN_ARMS)
+}
+
+/// The refusal of such a command.
+pub(super) fn unknown_command() -> Refusal {
     Refusal::new(
         AckCode::Unimplemented,
         "this version of the node does not support this command",

@@ -79,11 +79,14 @@ impl PairJob {
         }
     }
 
-    /// Counts wrong passwords together with those of earlier commands, and names devices as the server does.
+    /// Counts wrong passwords together with those of earlier commands, and names devices as the server does. An upstream
+    /// server has no field for default passwords: a request without a password asks for them.
     pub(super) fn with(self, budget: LoginBudget, naming: Naming) -> Self {
+        let asks_for_defaults = naming == Naming::Upstream && self.login.is_none();
         Self {
             budget,
             naming,
+            try_defaults: self.try_defaults || asks_for_defaults,
             ..self
         }
     }
@@ -148,7 +151,8 @@ pub(super) async fn run(
     let naming = job.naming;
     let pairer = Pairer::new(options, drivers, job.guard)
         .with_budget(job.budget)
-        .with_makes(move |device, theirs| naming.is_make(device, theirs));
+        .with_makes(move |device, theirs| naming.is_make(device, theirs))
+        .with_drivers(move |device, theirs| naming.driver(device) == theirs);
     let login = job.login.as_ref();
     let try_defaults = job.try_defaults;
     let attempts = job.targets.into_iter().map(|(identifier, target)| {

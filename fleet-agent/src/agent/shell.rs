@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Agent, AgentCounts, AgentStatus,
-    ack::{self, StopCause},
+    ack::StopCause,
     calls::Calls,
     report,
     route::Route,
@@ -205,7 +205,8 @@ impl Shell {
             }
             link::Output::Start(command) => self.start(command),
             link::Output::AckBusy { attempt, command } => {
-                self.send(attempt, up::Kind::Ack(ack::busy(&command)))
+                let ack = self.refuse_second(&command);
+                self.send(attempt, up::Kind::Ack(ack))
             }
             link::Output::CancelScan { command, reason } => {
                 if let Some(work) = self.work.as_mut().filter(|work| work.command == command) {

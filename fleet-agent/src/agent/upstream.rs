@@ -9,6 +9,8 @@ use fleet_scan::DefaultPassword;
 
 /// The driver whose plugin uses other names.
 const DRIVER: &str = "asicrs";
+/// The driver whose plugin takes every API that calls itself an Antminer, also under firmware that it does not know.
+const ANTMINER: &str = "antminer";
 /// The driver whose plugin reports whether the default password is active.
 const REPORTS_DEFAULT: &str = "proto";
 /// The model of a Proto rig that does not state one.
@@ -30,6 +32,8 @@ pub(super) enum Naming {
 struct Make {
     ours: Ours,
     theirs: &'static str,
+    /// The driver of upstream's plugin.
+    driver: &'static str,
     /// Whether upstream's plugin reports the port of the web page instead of that of the API.
     at_page: bool,
     model: fn(&str) -> String,
@@ -42,7 +46,7 @@ enum Ours {
     Manufacturer(&'static str),
 }
 
-const MAKES: [Make; 10] = [
+const MAKES: [Make; 12] = [
     firmware("VNish", "VNish"),
     firmware("Braiins OS", "Braiins"),
     firmware("LuxOS", "LuxOS"),
@@ -53,14 +57,28 @@ const MAKES: [Make; 10] = [
     make("NerdAxe", "Nerdaxe", true, nerdaxe),
     make("ePIC", "ePIC", true, str::to_owned),
     make("Auradine", "Auradine", true, str::to_uppercase),
+    taken("AsicSeer", str::to_owned),
+    taken("Hiveon", hiveon),
 ];
 
 const fn firmware(ours: &'static str, theirs: &'static str) -> Make {
     Make {
         ours: Ours::Firmware(ours),
         theirs,
+        driver: DRIVER,
         at_page: true,
         model: antminer,
+    }
+}
+
+/// Firmware for Antminers that upstream's plugin `antminer` takes for Bitmain's.
+const fn taken(ours: &'static str, model: fn(&str) -> String) -> Make {
+    Make {
+        ours: Ours::Firmware(ours),
+        theirs: "Bitmain",
+        driver: ANTMINER,
+        at_page: false,
+        model,
     }
 }
 
@@ -73,6 +91,7 @@ const fn make(
     Make {
         ours: Ours::Manufacturer(ours),
         theirs,
+        driver: DRIVER,
         at_page,
         model,
     }
@@ -80,10 +99,10 @@ const fn make(
 
 impl Make {
     fn of(facts: &DeviceFacts) -> Option<&'static Self> {
-        if facts.driver != DRIVER {
-            return None;
-        }
-        MAKES.iter().find(|make| match make.ours {
+        let mut makes = MAKES
+            .iter()
+            .filter(|make| facts.driver == DRIVER || facts.driver == make.driver);
+        makes.find(|make| match make.ours {
             Ours::Firmware(name) => version(&facts.firmware, name).is_some(),
             Ours::Manufacturer(name) => facts.manufacturer == name,
         })
@@ -124,6 +143,11 @@ impl Naming {
     pub(super) fn is_make(self, facts: &DeviceFacts, theirs: &str) -> bool {
         self.make(facts)
             .is_some_and(|make| make.theirs.eq_ignore_ascii_case(theirs))
+    }
+
+    /// The driver name to report for a device.
+    pub(super) fn driver(self, facts: &DeviceFacts) -> &str {
+        self.make(facts).map_or(&facts.driver, |make| make.driver)
     }
 
     /// The flag of the default password to report for a device of this driver. Upstream leaves it empty where only the
@@ -174,6 +198,7 @@ fn renamed(make: &Make, facts: DeviceFacts) -> DeviceFacts {
         (make.model)(&facts.model)
     };
     DeviceFacts {
+        driver: make.driver.to_owned(),
         model,
         manufacturer: make.theirs.to_owned(),
         firmware,
@@ -261,6 +286,11 @@ fn antminer(model: &str) -> String {
     }
     let known = ANTMINERS.iter().find(|name| name.to_uppercase() == folded);
     known.map_or(upper, |name| (*name).to_owned())
+}
+
+/// Its API adds the name of the firmware to the model.
+fn hiveon(model: &str) -> String {
+    format!("{model} Hiveon")
 }
 
 /// `M30S+_VE41` is `M30SPlusVE40`: the last digit of a batch is always 0.
@@ -364,7 +394,8 @@ mod tests {
         }
     }
 
-    /// The first three are rows that upstream recorded with its plugins.
+    /// The first three are rows that upstream recorded with its plugins. The two with firmware of Hiveon and AsicSeer are those
+    /// that upstream's node reported of recorded answers.
     #[test]
     fn a_device_is_named_as_upstreams_plugins_name_it() {
         let ports = [80, 443, 4028, 4433];
@@ -426,6 +457,14 @@ mod tests {
             (
                 ("asicrs", "NerdAxe", "NerdQAxe++", "v1.0.36", 80),
                 ("asicrs", "Nerdaxe", "NerdQAxe", "v1.0.36", 80),
+            ),
+            (
+                ("asicrs", "Bitmain", "Antminer S19x88", "Hiveon", 4028),
+                ("antminer", "Bitmain", "Antminer S19x88 Hiveon", "", 4028),
+            ),
+            (
+                ("asicrs", "Bitmain", "Antminer S9", "AsicSeer 1.1.9", 4028),
+                ("antminer", "Bitmain", "Antminer S9", "1.1.9", 4028),
             ),
             (
                 ("asicrs", "Goldshell", "KD6", "2.2.5", 80),

@@ -403,6 +403,7 @@ mod tests {
             ca_file: None,
             allow_insecure_transport: false,
             upstream_server: false,
+            imported: false,
             fleet_node_id: None,
             api_key: None,
         }

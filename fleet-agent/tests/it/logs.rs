@@ -106,6 +106,8 @@ async fn the_limits_under_an_upstream_server_are_stated_once_and_not_at_every_co
     let stated = levels("it does not serve telemetry or miner commands");
     assert_eq!(stated, [Level::INFO]);
     assert_eq!(levels("refused a command"), [Level::DEBUG; 6]);
+    // The refusal and the end of each command.
+    assert_eq!(levels("does not support this command"), [Level::DEBUG; 12]);
 }
 
 #[tokio::test]

@@ -53,6 +53,7 @@ fn state(gateway: &Gateway) -> StateFile {
         ca_file: None,
         allow_insecure_transport: false,
         upstream_server: false,
+        imported: false,
         fleet_node_id: Some(NODE),
         api_key: Some(SecretText::new("fnk_of-the-tests-only".to_owned())),
     }

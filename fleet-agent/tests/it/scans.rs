@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use fleet_core::outcome::AckCode;
 use fleet_sim::{Site, Truth};
 use fleet_wire::{
-    gateway::{ControlAck, control_stream_request},
+    gateway::{ControlAck, ControlCommand, control_stream_request, control_stream_response},
     pairing::{NmapModeRequest, discover_request::Mode},
 };
 
@@ -108,6 +108,16 @@ async fn a_second_command_gets_busy_and_a_cancel_keeps_the_results() {
     assert_eq!(
         (&*busy.command_id, code(&busy), busy.succeeded),
         ("second", AckCode::Busy, false)
+    );
+    // BUSY would invite the server to repeat a command that this node does not have.
+    stream.send(control_stream_response::Kind::Command(ControlCommand {
+        command_id: "telemetry".to_owned(),
+        payload: vec![0x1a, 0].into(),
+    }));
+    let unknown = stream.ack().await;
+    assert_eq!(
+        (&*unknown.command_id, code(&unknown), unknown.succeeded),
+        ("telemetry", AckCode::Unimplemented, false)
     );
     // A repeated command has no effect.
     stream.discover("long", &addresses, &site.site().ports());

@@ -7,9 +7,11 @@ use std::{
 
 use fleet_agent::{AgentOptions, SitePolicy};
 use fleet_core::{Endpoint, NodeId, Port, auto_identifier};
-use fleet_sim::{Device, DeviceLogin, Lab, Make, Manner, Namespace, Protocol, Service, Site};
+use fleet_sim::{
+    Device, DeviceLogin, Lab, Make, Manner, Namespace, Protocol, RunningSite, Service, Site,
+};
 use fleet_wire::{
-    gateway::{DiscoveredDeviceReport, PairOutcome},
+    gateway::{DiscoveredDeviceReport, FleetNodePairResult, PairOutcome},
     pairing::{Credentials, FleetNodePairRequest, FleetNodePairTarget},
 };
 
@@ -255,4 +257,54 @@ async fn pairing_knows_upstreams_makes_and_leaves_the_default_password_open() {
     assert_eq!(whatsminer.outcome(), PairOutcome::Paired, "{whatsminer:?}");
     assert_eq!(whatsminer.default_password_active, None);
     assert!(other.error_message.contains("another device"), "{other:?}");
+}
+
+/// Pairs an Antminer without a password in the request.
+async fn paired_without_a_password(
+    site: &RunningSite,
+    capabilities: &[&str],
+    default_passwords: bool,
+) -> FleetNodePairResult {
+    let gateway = Gateway::start().await;
+    let options = AgentOptions {
+        default_passwords,
+        ..options(5_000)
+    };
+    let _node = Running::with(&gateway, options);
+    let mut stream = gateway.stream().await;
+    stream.hello().await;
+    stream.accept(capabilities);
+    let target = FleetNodePairTarget {
+        device_identifier: "test:antminer".to_owned(),
+        ip_address: site.site().addresses()[3].to_string(),
+        port: WEB_PORT.to_string(),
+        driver_name: "asicrs".to_owned(),
+        manufacturer: "Bitmain".to_owned(),
+        ..FleetNodePairTarget::default()
+    };
+    let request = FleetNodePairRequest {
+        targets: vec![target],
+        credentials: None,
+    };
+    stream.pair("p", request);
+    stream.ack().await;
+    let mut results = gateway.seen().paired;
+    results.pop().expect("a result")
+}
+
+#[tokio::test]
+async fn an_upstream_servers_request_without_a_password_tries_the_default_passwords() {
+    let site = start(site(), 52).await;
+    for (capabilities, default_passwords, expected) in [
+        (&[][..], true, PairOutcome::Paired),
+        (&[][..], false, PairOutcome::AuthNeeded),
+        // A server of this project asks for them by a field.
+        (&["progress"][..], true, PairOutcome::AuthNeeded),
+    ] {
+        let result = paired_without_a_password(&site, capabilities, default_passwords).await;
+        let case = format!("{capabilities:?}, allowed {default_passwords}: {result:?}");
+        assert_eq!(result.outcome(), expected, "{case}");
+        let has_stored = result.encrypted_credentials.is_some();
+        assert_eq!(has_stored, expected == PairOutcome::Paired, "{case}");
+    }
 }

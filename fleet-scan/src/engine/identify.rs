@@ -1,11 +1,14 @@
 //! Runs the drivers on an open port, over the connection that proved it open, and external drivers on a host. A driver
 //! that panics loses only its own answer.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc};
 
 use fleet_core::{DeviceFacts, Endpoint, limits::PRINTER_PORTS};
 use futures::FutureExt;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 
 use super::host::PortVerdict;
 use crate::{
@@ -22,6 +25,9 @@ const TROUBLE: usize = 200;
 
 /// Characters of an unidentified host's reply in a note.
 const REPLY_EXCERPT: usize = 160;
+
+/// The failure of an external driver that still runs when the time for its host is over.
+const CUT_OFF: &str = "was cut off, because the time for one host was over";
 
 /// The result of the drivers.
 #[derive(Debug)]
@@ -97,7 +103,7 @@ pub(super) async fn identify(
 /// A port, its endpoint, and the drivers to ask about it.
 pub(super) type ExternalQuestion = (u8, Endpoint, Vec<Arc<dyn Driver>>);
 
-/// Runs external drivers one after the other until one identifies the host.
+/// Runs external drivers one after the other until one identifies the host, or until the time for one host is over.
 pub(super) async fn identify_external(
     questions: Vec<ExternalQuestion>,
     dialer: Arc<Dialer>,
@@ -107,7 +113,8 @@ pub(super) async fn identify_external(
     let mut reply = String::new();
     // The port of the answer, or the first port.
     let mut answered = questions.first().map_or(0, |(port, ..)| *port);
-    for (port, endpoint, drivers) in questions {
+    let mut over = pin!(sleep(options.external_timeout));
+    'host: for (port, endpoint, drivers) in questions {
         for driver in drivers {
             // External drivers dial by themselves, so the rate and the guard apply here.
             if let Err(reason) = dialer.acquire(endpoint).await {
@@ -115,7 +122,15 @@ pub(super) async fn identify_external(
                 break;
             }
             let mut probe = Probe::unconnected(&dialer, endpoint, &options);
-            match question(&*driver, &mut probe).await {
+            let answer = tokio::select! {
+                biased;
+                answer = question(&*driver, &mut probe) => answer,
+                () = &mut over => {
+                    failures.push(DriverFailure::of(driver.name(), CUT_OFF, endpoint));
+                    break 'host;
+                }
+            };
+            match answer {
                 Some(Ok(Answer::Named(identification))) => {
                     let device = Box::new(device(endpoint, *identification));
                     let verdict = PortVerdict::Named(driver.precedence(), device);

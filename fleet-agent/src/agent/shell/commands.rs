@@ -5,13 +5,13 @@ use std::sync::Arc;
 use fleet_core::outcome::AckCode;
 use fleet_registry::{Capability, link::WireCommandId, spool::Tally};
 use fleet_scan::{FoundDevice, ScanEvent, ScanProgress};
-use fleet_wire::gateway::{ControlProgress, control_stream_request as up};
+use fleet_wire::gateway::{ControlAck, ControlProgress, control_stream_request as up};
 use tokio::time::Instant;
 
 use super::{PROGRESS_INTERVAL, Shell, now};
 use crate::agent::{
     ack::{self, Ending, StopCause, Unreported},
-    command::{CommandReader, Job, Refusal},
+    command::{CommandReader, Job, Refusal, is_unknown, unknown_command},
     report, scan_task,
     upstream::Naming,
     work::{Step, Work},
@@ -95,6 +95,18 @@ impl Shell {
                 self.finish();
             }
         }
+    }
+
+    /// The ack of a command that arrived while another one runs. BUSY invites the server to send it again, so an unsupported
+    /// command is refused at once.
+    pub(super) fn refuse_second(&mut self, command: &WireCommandId) -> ControlAck {
+        let payload = self.pending_payload.take();
+        if !payload.is_some_and(|payload| is_unknown(&payload)) {
+            return ack::busy(command);
+        }
+        let refusal = unknown_command();
+        self.log_refusal(command, &refusal);
+        ack::refused(command, refusal)
     }
 
     /// Logs a refusal. An unsupported command is no news: an upstream server sends telemetry commands all the time.
@@ -281,7 +293,12 @@ impl Shell {
                 skipped_names,
             },
         );
-        tracing::info!(%command, code = ack.code, reason = ack.error_message, accepted = tally.accepted, rejected = tally.rejected, dropped = tally.dropped, "a command ended");
+        // An upstream server sends a telemetry command for every paired device, every few seconds.
+        if ack.code == AckCode::Unimplemented.number() {
+            tracing::debug!(%command, reason = ack.error_message, "a command ended");
+        } else {
+            tracing::info!(%command, code = ack.code, reason = ack.error_message, accepted = tally.accepted, rejected = tally.rejected, dropped = tally.dropped, "a command ended");
+        }
         self.counts.ended(ack.code, &ack.outcomes, tally);
         self.acks.insert(command.clone(), ack);
         self.link.finished(now(), &command);
