@@ -492,7 +492,7 @@ async fn the_rules_of_sites_bind_direct_pairings() {
         named(&["10.0.0.9"]),
     ] {
         let failed = not_paired(&admin, selection, Some(PASSWORD)).await;
-        assert_eq!(failed.expect("answers"), [printer.clone()]);
+        assert_eq!(failed.expect("answers"), std::slice::from_ref(&printer));
     }
     let dialed = || wire.dialed().split_off(scanned);
     assert_eq!(dialed(), ["10.0.0.7"]);
