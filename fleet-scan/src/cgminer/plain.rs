@@ -24,6 +24,10 @@ pub(super) fn is_complete(bytes: &[u8]) -> bool {
     bytes.last() == Some(&0)
 }
 
+/// The name of a section without a name. Only the first section of Antminers' statistics has none:
+/// `BMMiner=1.0.0,Type=Antminer S19j Pro|`.
+const NAMELESS: &str = "STATS";
+
 /// The sections as lists of objects, by name: `VERSION,A=1|` becomes `VERSION[0].A`. Truncated sections are dropped,
 /// because a truncated model name can equal another model's name.
 pub(super) fn parse(bytes: &[u8]) -> Option<Value> {
@@ -31,9 +35,12 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Value> {
     let (whole, _) = text.rsplit_once('|')?;
     let mut reply = Map::new();
     for section in whole.split('|').take(SECTIONS) {
-        let (name, fields) = self::section(section);
+        let (mut name, fields) = self::section(section);
         if name.is_empty() {
             continue;
+        }
+        if name.contains(|letter: char| letter.is_ascii_lowercase()) {
+            NAMELESS.clone_into(&mut name);
         }
         let list = reply
             .entry(name)
@@ -50,6 +57,7 @@ fn section(text: &str) -> (String, Map<String, Value>) {
     let mut fields: Vec<(&str, String)> = Vec::new();
     for piece in text
         .trim_matches(['\0', ' ', '\r', '\n'])
+        .trim_start_matches(',')
         .split(',')
         .take(FIELDS)
     {
@@ -93,6 +101,13 @@ mod tests {
                 json!({
                     "STATUS": [{"STATUS": "S"}],
                     "DEVDETAILS": [{"DEVDETAILS": "0", "Name": "A"}, {"DEVDETAILS": "1", "Name": "B"}],
+                }),
+            ),
+            (
+                "STATUS=S|BMMiner=1.0.0,Type=Antminer S19j Pro|,STATS=0,ID=B|",
+                json!({
+                    "STATUS": [{"STATUS": "S"}],
+                    "STATS": [{"BMMiner": "1.0.0", "Type": "Antminer S19j Pro"}, {"STATS": "0", "ID": "B"}],
                 }),
             ),
             (
