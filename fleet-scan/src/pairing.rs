@@ -418,6 +418,14 @@ impl Pairer {
             };
             let mut probe = match self.open(endpoint).await {
                 Ok(probe) => probe,
+                Err(error @ DriverError::Forbidden(_)) => {
+                    failure.get_or_insert(error);
+                    continue;
+                }
+                // Such a driver knows devices that no connection reaches.
+                Err(_) if owner.asks_silent() => {
+                    Probe::unconnected(&self.dialer, endpoint, &self.options)
+                }
                 Err(error) => {
                     failure.get_or_insert(error);
                     continue;

@@ -275,3 +275,35 @@ async fn a_silent_host_that_a_driver_does_not_know_stays_silent() {
         "{summary:?}"
     );
 }
+
+/// The driver waits for a second host, which never has an open port.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_time_for_one_host_bounds_all_questions_about_it() {
+    let running = start(Site::one_of_everything(3), 42).await;
+    let site = running.site();
+    let unidentified = site
+        .devices
+        .iter()
+        .find(|device| device.truth(&site.ports()) == Truth::Unidentified)
+        .expect("one is not identified");
+    let external = Arc::new(External {
+        hosts_at_once: 2,
+        ..External::default()
+    });
+    let driver: Arc<dyn Driver> = Arc::clone(&external) as _;
+    let set = DriverSet::built_in().with([driver]).expect("a set");
+    let options = ScanOptions {
+        external_timeout: Duration::from_millis(100),
+        ..ScanOptions::default()
+    };
+    let scanner = Scanner::new(options, Arc::new(set));
+    let job = ScanJob {
+        targets: vec![unidentified.address],
+        ..job(site)
+    };
+    let (summary, _, _) = scan(&scanner, job).await;
+    assert!(!summary.is_complete(), "{summary:?}");
+    let notes = summary.notes.join("\n");
+    assert!(notes.contains("driver external was cut off"), "{notes}");
+    assert_eq!(summary.count(TargetOutcome::Unidentified), 1);
+}

@@ -1,6 +1,9 @@
 //! Logins at simulated Antminers: what opens, what does not, and what is never sent.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    sync::Arc,
+};
 
 use fleet_core::{AddressPolicy, DeviceFacts, Endpoint, Mac, PairOutcome, Port, Serial};
 use fleet_scan::{
@@ -71,6 +74,41 @@ async fn pair_as(target: &PairableDevice, password: Option<&str>, guard: Guard) 
 fn asked(site: &RunningSite) -> Vec<String> {
     let connections = site.journal().connections().into_iter();
     connections.flat_map(|one| one.answered).collect()
+}
+
+#[tokio::test]
+async fn another_name_of_the_driver_is_accepted_only_if_the_caller_knows_it() {
+    let site = start(site(vec![(Make::Antminer, None)]), 69).await;
+    let login = Login::new("root".to_owned(), "root".to_owned());
+    let renamed = PairableDevice {
+        facts: facts("antminer", "Bitmain"),
+        ..target(&site, 0)
+    };
+    let pairer = || {
+        let guard = Guard::policy(AddressPolicy::DEMO);
+        Pairer::new(quick(), Arc::new(DriverSet::built_in()), guard)
+    };
+    let refused = pairer().pair(&renamed, Some(&login)).await;
+    assert!(
+        refused.error.contains("driver asicrs, not antminer"),
+        "{refused:?}"
+    );
+    let knows =
+        |device: &DeviceFacts, theirs: &str| device.driver == "asicrs" && theirs == "antminer";
+    let paired = pairer()
+        .with_drivers(knows)
+        .pair(&renamed, Some(&login))
+        .await;
+    assert_eq!(paired.outcome, PairOutcome::Paired, "{paired:?}");
+    let other = PairableDevice {
+        facts: facts("proto", "Bitmain"),
+        ..renamed
+    };
+    let refused = pairer()
+        .with_drivers(knows)
+        .pair(&other, Some(&login))
+        .await;
+    assert_eq!(refused.outcome, PairOutcome::Error, "{refused:?}");
 }
 
 #[tokio::test]
@@ -190,6 +228,11 @@ async fn credentials_go_only_to_the_device_that_the_server_named() {
 /// A driver outside of the product, which shows a MAC only behind its login.
 #[derive(Debug)]
 struct Plugin {
+    /// The name of its driver.
+    driver: &'static str,
+    /// Whether it recognizes the device.
+    recognizes: bool,
+    asks_silent: bool,
     behind: Option<Mac>,
 }
 
@@ -210,12 +253,24 @@ impl Driver for Plugin {
         true
     }
 
+    fn asks_silent(&self) -> bool {
+        self.asks_silent
+    }
+
     fn owns(&self, driver: &str) -> bool {
-        driver == "acme"
+        driver == self.driver
     }
 
     fn identify<'a>(&'a self, _: &'a mut Probe<'_>) -> BoxFuture<'a, Result<Answer, DriverError>> {
-        Box::pin(async { Ok(Answer::Named(Box::new(facts("acme", "Acme")))) })
+        Box::pin(async {
+            if self.recognizes {
+                Ok(Answer::Named(Box::new(facts(self.driver, "Acme"))))
+            } else {
+                Err(DriverError::Protocol(
+                    "configured for another port".to_owned(),
+                ))
+            }
+        })
     }
 
     fn authenticate<'a>(
@@ -226,8 +281,12 @@ impl Driver for Plugin {
     ) -> BoxFuture<'a, Result<Authenticated, DriverError>> {
         let device = DeviceFacts {
             mac: self.behind,
-            ..facts("acme", "Acme")
+            ..facts(self.driver, "Acme")
         };
+        assert!(
+            self.recognizes,
+            "it got a login for a device that it does not recognize"
+        );
         Box::pin(async {
             Ok(Authenticated::Accepted {
                 device: Box::new(device),
@@ -235,6 +294,67 @@ impl Driver for Plugin {
             })
         })
     }
+}
+
+#[tokio::test]
+async fn a_device_that_its_plugin_does_not_recognize_is_paired_by_the_driver_that_found_it() {
+    let site = start(site(vec![(Make::Antminer, None)]), 70).await;
+    let plugin: Arc<dyn Driver> = Arc::new(Plugin {
+        driver: "asicrs",
+        recognizes: false,
+        asks_silent: false,
+        behind: None,
+    });
+    let drivers = DriverSet::built_in().with([plugin]).expect("a set");
+    let guard = Guard::policy(AddressPolicy::DEMO);
+    let pairer = Pairer::new(quick(), Arc::new(drivers), guard);
+    let login = Login::new("root".to_owned(), "root".to_owned());
+    let paired = pairer.pair(&target(&site, 0), Some(&login)).await;
+    assert_eq!(paired.outcome, PairOutcome::Paired, "{paired:?}");
+    // Nobody recognizes this one, so the plugin's reason counts.
+    let nobody = Endpoint {
+        port: Port::new(PORT + 1).expect("a port"),
+        ..target(&site, 0).endpoint
+    };
+    let nobody = PairableDevice {
+        endpoint: nobody,
+        ..target(&site, 0)
+    };
+    let _listener = TcpListener::bind((nobody.endpoint.ip, PORT + 1)).expect("a port");
+    let failed = pairer.pair(&nobody, Some(&login)).await;
+    assert!(
+        failed.error.contains("configured for another port"),
+        "{failed:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_device_without_an_open_port_is_paired_only_by_a_plugin_that_knows_such_devices() {
+    let endpoint = Endpoint {
+        ip: Ipv4Addr::new(127, 90, 71, 1).into(),
+        port: Port::new(PORT).expect("a port"),
+    };
+    let target = PairableDevice {
+        endpoint,
+        facts: facts("virtual", "Acme"),
+    };
+    let login = Login::new("root".to_owned(), "root".to_owned());
+    let paired = async |asks_silent, guard| {
+        let plugin: Arc<dyn Driver> = Arc::new(Plugin {
+            driver: "virtual",
+            recognizes: true,
+            asks_silent,
+            behind: None,
+        });
+        let drivers = DriverSet::built_in().with([plugin]).expect("a set");
+        let pairer = Pairer::new(quick(), Arc::new(drivers), guard);
+        pairer.pair(&target, Some(&login)).await.outcome
+    };
+    let demo = || Guard::policy(AddressPolicy::DEMO);
+    assert_eq!(paired(true, demo()).await, PairOutcome::Paired);
+    assert_eq!(paired(false, demo()).await, PairOutcome::Error);
+    let forbids = Guard::new(|_| Err("not here".to_owned()));
+    assert_eq!(paired(true, forbids).await, PairOutcome::Error);
 }
 
 #[tokio::test]
@@ -249,7 +369,12 @@ async fn a_plugin_pairs_only_the_device_that_the_server_named() {
         (None, PairOutcome::Paired),
         (other, PairOutcome::Error),
     ] {
-        let plugin: Arc<dyn Driver> = Arc::new(Plugin { behind });
+        let plugin: Arc<dyn Driver> = Arc::new(Plugin {
+            driver: "acme",
+            recognizes: true,
+            asks_silent: false,
+            behind,
+        });
         let drivers = DriverSet::built_in().with([plugin]).expect("a set");
         let guard = Guard::policy(AddressPolicy::DEMO);
         let pairer = Pairer::new(quick(), Arc::new(drivers), guard).with_neighbors(|_| None);
@@ -276,7 +401,12 @@ async fn a_plugin_does_not_rename_a_device_that_another_driver_named() {
         ("", true),
         ("Bitmain", false),
     ] {
-        let plugin: Arc<dyn Driver> = Arc::new(Plugin { behind });
+        let plugin: Arc<dyn Driver> = Arc::new(Plugin {
+            driver: "acme",
+            recognizes: true,
+            asks_silent: false,
+            behind,
+        });
         let drivers = DriverSet::built_in().with([plugin]).expect("a set");
         let guard = Guard::policy(AddressPolicy::DEMO);
         let pairer = Pairer::new(quick(), Arc::new(drivers), guard).with_neighbors(|_| None);
