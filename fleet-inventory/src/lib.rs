@@ -34,7 +34,7 @@ pub use difference::{
 };
 pub use history::{Appearance, Change, EventKind, Label, LabelError, UnknownKind, changes};
 pub use schedule::{Circumstances, Decision, Firing, decide, firing};
-pub use search::{AddressText, Age, Network, Pattern, Search, SearchError, TextField, TimeField};
+pub use search::{Age, Network, Pattern, Search, SearchError, TextField, TimeField};
 pub use timing::{Basis, Run, Timing, TimingError, TimingText};
 pub use wide::{WideCounts, WideNetwork, wide_networks};
 pub use zone::{UnknownZone, Zone};

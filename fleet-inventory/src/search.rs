@@ -90,15 +90,6 @@ pub struct Network {
     pub last: IpAddr,
 }
 
-/// Addresses as texts, which storage compares.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum AddressText {
-    /// One address.
-    Exact(IpAddr),
-    /// Every address whose text begins with this one, which ends with a dot.
-    Prefix(String),
-}
-
 /// Why a search text is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SearchError {
@@ -248,34 +239,6 @@ impl Search {
             }
         }
         Ok(())
-    }
-}
-
-impl Network {
-    /// Returns texts that together match exactly the addresses of the network: at most 256.
-    pub fn texts(&self) -> Vec<AddressText> {
-        let (IpAddr::V4(first), IpAddr::V4(last)) = (self.first, self.last) else {
-            // Networks of IPv6 are not parsed.
-            return vec![AddressText::Exact(self.first)];
-        };
-        // The number of octets that all addresses share decides where a prefix can end.
-        let [a, b, c, d] = first.octets();
-        let [e, f, g, h] = last.octets();
-        let prefixes = |head: String, from: u8, to: u8| {
-            let prefix = |octet: u8| AddressText::Prefix(format!("{head}{octet}."));
-            (from..=to).map(prefix).collect()
-        };
-        if (a, b, c) == (e, f, g) && (d, h) != (0, u8::MAX) {
-            let exact =
-                |octet: u8| AddressText::Exact(std::net::Ipv4Addr::new(a, b, c, octet).into());
-            (d..=h).map(exact).collect()
-        } else if (a, b) == (e, f) && (c, g) != (0, u8::MAX) {
-            prefixes(format!("{a}.{b}."), c, g)
-        } else if a == e && (b, f) != (0, u8::MAX) {
-            prefixes(format!("{a}."), b, f)
-        } else {
-            prefixes(String::new(), a, e)
-        }
     }
 }
 

@@ -242,6 +242,7 @@ impl Rows for AlertRule {
     fn cells(&self) -> Vec<String> {
         let spec = self.spec.clone().unwrap_or_default();
         let unit = match spec.event.as_str() {
+            "device.missing" if spec.threshold == 1 => " scan",
             "device.missing" => " scans",
             "node.silent" => " min",
             _ => "",

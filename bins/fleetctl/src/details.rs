@@ -10,6 +10,7 @@ use crate::{
     cli::Format,
     failure::Failure,
     output::{self, Rows},
+    pair,
     server::Server,
     times,
 };
@@ -79,11 +80,15 @@ impl Rows for DeviceEvent {
                 id.to_string()
             }
         };
+        let value = |text: &str| match self.kind.as_str() {
+            "pairing" => pair::word(text),
+            _ => text.to_owned(),
+        };
         vec![
             times::timestamp(self.at.as_ref()),
             self.kind.clone(),
-            self.former.clone(),
-            self.became.clone(),
+            value(&self.former),
+            value(&self.became),
             number(self.fleet_node_id),
             self.reason.clone(),
             number(self.identity_change_id),

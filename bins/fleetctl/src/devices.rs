@@ -251,10 +251,11 @@ impl Rows for Device {
         "Seen by",
         "Driver",
         "Bound to",
-        "Firmware",
-        "Last seen",
-        "Node",
         "Port",
+        "Identifier",
+        "Node",
+        "Last seen",
+        "Firmware",
         "Manufacturer",
     ];
     const WHOLE: &'static [&'static str] = &["Device", "Identifier"];
@@ -276,8 +277,11 @@ impl Rows for Device {
                 .collect::<Vec<_>>()
                 .join(" "),
             match self.claimed_from_fleet_node_id {
-                0 => self.pairing_status.clone(),
-                node => format!("{}, claimed from revoked node {node}", self.pairing_status),
+                0 => pair::word(&self.pairing_status),
+                node => format!(
+                    "{}, claimed from revoked node {node}",
+                    pair::word(&self.pairing_status)
+                ),
             },
             match self.bound_to_fleet_node_id {
                 _ if self.bound_to_server => "server".to_owned(),

@@ -272,6 +272,39 @@ mod tests {
     }
 
     #[test]
+    fn a_device_has_one_line_of_80_columns_with_make_model_and_pairing() {
+        let device = |id: i64, model: &str, pairing: &str| Device {
+            device_id: id,
+            identifier: "auto:cd16f59707c71c50".to_owned(),
+            ip: "10.171.100.111".to_owned(),
+            port: 4_028,
+            driver: "asicrs".to_owned(),
+            manufacturer: "Bitmain".to_owned(),
+            model: model.to_owned(),
+            firmware: "uart_trans.1.3".to_owned(),
+            pairing_status: pairing.to_owned(),
+            ..Device::default()
+        };
+        let devices = [
+            device(1, "Antminer S21+ Hyd.", "AUTHENTICATION_NEEDED"),
+            device(100_000, "Antminer S19j Pro", "PAIRED"),
+        ];
+        let mut narrow = table(Format::Table);
+        narrow.set_width(WIDTH);
+        let printed = table_of(&devices, narrow).to_string();
+        assert_eq!(printed.lines().count(), 3, "{printed}");
+        for text in [
+            "Bitmain",
+            "Antminer S21+ Hyd.",
+            "password needed",
+            " paired",
+        ] {
+            assert!(printed.contains(text), "`{text}`:\n{printed}");
+        }
+        assert!(!printed.contains("asicrs"), "{printed}");
+    }
+
+    #[test]
     fn every_table_fits_80_columns_and_breaks_no_id() {
         let time = Some(fleet_wire::Timestamp {
             seconds: 1_700_000_000,
@@ -317,7 +350,7 @@ mod tests {
                 last_seen: time,
                 ..Device::default()
             },
-            &["123456", identifier],
+            &["123456"],
         );
         fits(
             DeviceAlias {

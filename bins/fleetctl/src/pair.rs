@@ -255,11 +255,19 @@ fn is_paired(row: &DevicePairingResult) -> bool {
 
 /// Describes a result without its device.
 fn outcome(row: &DevicePairingResult) -> String {
-    let status = status(row).to_lowercase().replace('_', " ");
+    let status = word(status(row));
     if row.error.is_empty() {
         status
     } else {
         format!("{status}: {}", output::plain(&row.error))
+    }
+}
+
+/// A status of the API in words for people.
+pub(crate) fn word(status: &str) -> String {
+    match status {
+        "AUTHENTICATION_NEEDED" => "password needed".to_owned(),
+        other => other.to_lowercase().replace('_', " "),
     }
 }
 
@@ -311,9 +319,9 @@ mod tests {
         ];
         let expected = [
             ("failed: the device was too slow", 2),
-            ("authentication needed", 1),
             ("open", 1),
             ("paired", 1),
+            ("password needed", 1),
         ];
         assert_eq!(
             totals(&rows),

@@ -23,7 +23,11 @@ pub(super) fn address_key(model: &device::Model) -> String {
     let Some(AsText(ip)) = model.ip else {
         return String::new();
     };
-    let port = model.port.unwrap_or(0);
+    address_text(ip, model.port.unwrap_or(0))
+}
+
+/// The text of an address and a port in [`address_key`].
+pub(super) fn address_text(ip: IpAddr, port: i64) -> String {
     match ip {
         IpAddr::V4(ip) => {
             let [a, b, c, d] = ip.octets();

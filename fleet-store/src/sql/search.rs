@@ -107,7 +107,7 @@ async fn few(db: &impl ConnectionTrait, matching: Condition) -> Result<Option<Ve
         .filter(matching)
         .select_only()
         .column(device::Column::Id)
-        .order_by_asc(device::Column::Id)
+        // Without an order, so that the index of a condition is used and not that of the order.
         .limit(FEW + 1)
         .into_tuple()
         .all(db)

@@ -1,10 +1,13 @@
 //! The conditions of a search. Texts are compared in lower case, because the databases differ in `LIKE`.
 
+use std::net::IpAddr;
+
 use fleet_core::PairingStatus;
-use fleet_inventory::{AddressText, Age, Day, Pattern, Search, TextField, TimeField};
+use fleet_inventory::{Age, Day, Network, Pattern, Search, TextField, TimeField};
 use sea_orm::sea_query::{ExprTrait, Func, LikeExpr, Query, SelectStatement};
 
 use crate::sql::{
+    devices,
     entity::{device, device_label, device_pairing, device_sighting, node, site},
     prelude::*,
 };
@@ -43,8 +46,11 @@ pub(in crate::sql) fn matching(
         all = all.add(one);
     }
     if !search.networks.is_empty() {
-        let texts = search.networks.iter().flat_map(|network| network.texts());
-        all = all.add(addresses(texts));
+        let one = search
+            .networks
+            .iter()
+            .fold(Condition::any(), |any, network| any.add(addresses(network)));
+        all = all.add(one);
     }
     if !search.ports.is_empty() {
         let ports = search.ports.iter().map(|port| i64::from(port.number()));
@@ -165,22 +171,17 @@ fn like<C: ColumnTrait>(column: C, pattern: &Pattern) -> Expr {
         .like(LikeExpr::new(pattern).escape('\\'))
 }
 
-/// Addresses are stored as text. A prefix therefore ends with a dot.
-fn addresses(texts: impl Iterator<Item = AddressText>) -> Condition {
-    let mut exact = Vec::new();
-    let mut any = Condition::any();
-    for text in texts {
-        match text {
-            AddressText::Exact(ip) => exact.push(ip.to_string()),
-            AddressText::Prefix(prefix) => {
-                any = any.add(device::Column::Ip.starts_with(prefix));
-            }
-        }
-    }
-    if !exact.is_empty() {
-        any = any.add(Expr::col(device::Column::Ip.as_column_ref()).is_in(exact));
-    }
-    any
+/// The addresses of a network. Those of IPv4 are a range of the key by which devices sort in the order of addresses, so
+/// that the index of this order finds them.
+fn addresses(network: &Network) -> Condition {
+    let (IpAddr::V4(first), IpAddr::V4(last)) = (network.first, network.last) else {
+        let ip = Expr::col(device::Column::Ip.as_column_ref());
+        return Condition::all().add(ip.eq(network.first.to_string()));
+    };
+    let key = device::Column::AddressKey;
+    Condition::all()
+        .add(key.gte(devices::address_text(first.into(), 0)))
+        .add(key.lte(devices::address_text(last.into(), i64::from(u16::MAX))))
 }
 
 fn pairing(org: OrgId, wanted: &[PairingStatus]) -> Condition {
