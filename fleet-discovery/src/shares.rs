@@ -1,7 +1,6 @@
 //! Which node scans which targets, by the subnets that nodes announce. Start with [`coverage`].
 
 use std::{
-    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
@@ -22,6 +21,10 @@ pub struct Candidate<'a> {
     pub subnets: &'a [IpNetwork],
 }
 
+/// Most other nodes that are named for each node and each set of networks. Nodes with one large network in common would
+/// have a million pairs.
+const OTHERS: usize = 16;
+
 /// The targets of each node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
@@ -29,15 +32,18 @@ pub struct Coverage {
     pub shares: BTreeMap<NodeId, AddressList>,
     /// The targets in the subnets of no node.
     pub uncovered: AddressList,
-    /// For each node and another one, the number of its targets that the other one covers too.
+    /// For each node and another one, the number of its targets that the other one covers too. For each node, the 16
+    /// other ones with the smallest ids are complete.
     pub overlaps: BTreeMap<(NodeId, NodeId), u64>,
+    /// Whether there are more overlaps than these.
+    pub more_overlaps: bool,
 }
 
 /// Assigns each target to exactly one node whose subnets contain it, or to none. Connected nodes come first, then the
 /// nodes with the narrowest subnet around the target, then the node with the smallest id.
 ///
 /// Targets in the same announced networks have the same node. The cost is that of finding these networks, one look for
-/// each length of a prefix, and does not grow with the number of nodes.
+/// each length of a prefix, and grows with the number of nodes only as their list does.
 pub fn coverage(targets: &AddressList, candidates: &[Candidate<'_>]) -> Coverage {
     let announced = Announced::of(candidates);
     let mut groups: BTreeMap<Vec<Network>, Vec<IpAddr>> = BTreeMap::new();
@@ -47,34 +53,42 @@ pub fn coverage(targets: &AddressList, candidates: &[Candidate<'_>]) -> Coverage
     let mut shares: BTreeMap<NodeId, Vec<IpAddr>> = BTreeMap::new();
     let mut uncovered = Vec::new();
     let mut overlaps = BTreeMap::new();
+    let mut more_overlaps = false;
     for (networks, addresses) in groups {
-        let covering = announced.covering(&networks);
-        let best = covering
-            .iter()
-            .max_by_key(|(node, (connected, prefix))| (*connected, *prefix, Reverse(**node)));
-        let Some((chosen, _)) = best else {
+        let Some(chosen) = announced.best(&networks) else {
             uncovered.extend(addresses);
             continue;
         };
-        for other in covering.keys().filter(|other| *other != chosen) {
-            *overlaps.entry((*chosen, *other)).or_default() += addresses.len() as u64;
+        let others = announced.others(&networks, chosen);
+        more_overlaps |= others.len() > OTHERS;
+        for other in others.into_iter().take(OTHERS) {
+            *overlaps.entry((chosen, other)).or_default() += addresses.len() as u64;
         }
-        shares.entry(*chosen).or_default().extend(addresses);
+        shares.entry(chosen).or_default().extend(addresses);
     }
     let list = |(node, addresses): (NodeId, Vec<IpAddr>)| (node, addresses.into_iter().collect());
     Coverage {
         shares: shares.into_iter().map(list).collect(),
         uncovered: uncovered.into_iter().collect(),
         overlaps,
+        more_overlaps,
     }
 }
 
 /// The first address and the prefix of a network.
 type Network = (IpAddr, u8);
 
+/// The nodes that announce a network, by id.
+#[derive(Default)]
+struct Nodes {
+    all: BTreeSet<NodeId>,
+    /// Those that have a stream.
+    connected: BTreeSet<NodeId>,
+}
+
 /// The networks that nodes announce.
 struct Announced {
-    nodes: BTreeMap<Network, Vec<(NodeId, bool)>>,
+    nodes: BTreeMap<Network, Nodes>,
     /// The lengths of their prefixes, for IPv4 and IPv6.
     prefixes: [BTreeSet<u8>; 2],
 }
@@ -89,7 +103,10 @@ impl Announced {
             for subnet in candidate.subnets {
                 let network = (subnet.network(), subnet.prefix());
                 let nodes = announced.nodes.entry(network).or_default();
-                nodes.push((candidate.node, candidate.connected));
+                nodes.all.insert(candidate.node);
+                if candidate.connected {
+                    nodes.connected.insert(candidate.node);
+                }
                 let family = usize::from(subnet.is_ipv6());
                 announced.prefixes[family].insert(subnet.prefix());
             }
@@ -109,16 +126,20 @@ impl Announced {
         prefixes.iter().filter_map(network).collect()
     }
 
-    /// The nodes of these networks: whether each has a stream, and the prefix of its narrowest one.
-    fn covering(&self, networks: &[Network]) -> BTreeMap<NodeId, (bool, u8)> {
-        let mut covering = BTreeMap::new();
-        // A later network is narrower, and replaces the former one of a node.
-        for network in networks {
-            for (node, connected) in self.nodes.get(network).into_iter().flatten() {
-                covering.insert(*node, (*connected, network.1));
-            }
-        }
-        covering
+    /// The node that scans the addresses in these networks, of which the last one is the narrowest.
+    fn best(&self, networks: &[Network]) -> Option<NodeId> {
+        let narrowest_first = || networks.iter().rev().filter_map(|at| self.nodes.get(at));
+        let connected = narrowest_first().find_map(|nodes| nodes.connected.first());
+        let best = connected.or_else(|| narrowest_first().find_map(|nodes| nodes.all.first()));
+        best.copied()
+    }
+
+    /// The other nodes of these networks with the smallest ids, at most one more than [`OTHERS`].
+    fn others(&self, networks: &[Network], chosen: NodeId) -> BTreeSet<NodeId> {
+        let nodes = networks.iter().filter_map(|at| self.nodes.get(at));
+        let first = nodes.flat_map(|nodes| nodes.all.iter().take(OTHERS + 2));
+        let others: BTreeSet<NodeId> = first.copied().filter(|node| *node != chosen).collect();
+        others.into_iter().take(OTHERS + 1).collect()
     }
 }
 
@@ -242,6 +263,40 @@ mod tests {
         );
         assert!(found.uncovered.is_empty());
         assert_eq!(found.overlaps[&(NodeId(1), NodeId(7))], 128);
+        // Not one for each pair of nodes.
+        assert_eq!(found.overlaps.len(), 1_023 * OTHERS);
+        assert!(found.more_overlaps);
+    }
+
+    #[test]
+    fn the_first_overlaps_of_a_node_are_complete() {
+        // Node 20 scans both halves. All others cover the first one, and half of them the second one too.
+        let nodes: Vec<(NodeId, Vec<IpNetwork>)> = (1..=40_i64)
+            .map(|id| {
+                let texts = match (id, id % 2) {
+                    (20, _) => "10.0.0.0/25 10.0.0.128/25 10.0.0.0/24",
+                    (_, 0) => "10.0.0.0/24",
+                    _ => "10.0.0.0/25",
+                };
+                (NodeId(id), networks(texts))
+            })
+            .collect();
+        let candidates: Vec<_> = nodes
+            .iter()
+            .map(|(node, subnets)| Candidate {
+                node: *node,
+                connected: node.0 == 20,
+                subnets,
+            })
+            .collect();
+        let found = coverage(&"10.0.0.0/24".parse().expect("a network"), &candidates);
+        assert_eq!(found.shares[&NodeId(20)].len(), 256);
+        let first: Vec<_> = found.overlaps.iter().take(OTHERS).collect();
+        for (at, ((chosen, other), count)) in first.into_iter().enumerate() {
+            assert_eq!((chosen.0, other.0), (20, at as i64 + 1));
+            assert_eq!(*count, if other.0 % 2 == 0 { 256 } else { 128 }, "{other}");
+        }
+        assert!(found.more_overlaps);
     }
 
     fn subnet() -> impl Strategy<Value = IpNetwork> {
@@ -281,6 +336,14 @@ mod tests {
                     prop_assert!(covers(&owner));
                     prop_assert!(owner.connected || !candidates.iter().filter(covers).any(|one| one.connected));
                     prop_assert!(!found.uncovered.contains(ip));
+                    let narrowest = |one: &Candidate<'_>| {
+                        one.subnets.iter().filter(|net| net.contains(ip)).map(|net| net.prefix()).max()
+                    };
+                    let best = candidates
+                        .iter()
+                        .filter(covers)
+                        .max_by_key(|one| (one.connected, narrowest(one), std::cmp::Reverse(one.node)));
+                    prop_assert_eq!(best.map(|one| one.node), Some(owner.node));
                 } else {
                     prop_assert!(owners.is_empty() && found.uncovered.contains(ip));
                     prop_assert_eq!(candidates.iter().find(covers), None);

@@ -1,7 +1,7 @@
 //! The plan of a scan for the nodes that its operator named: one node, several, those of a site, or all. The rules are
 //! in `fleet-discovery` (`shares.rs`, `plan/joint.rs`); this file loads the nodes and sites. Start with [`planned`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_core::{NodeId, OrgId, SiteId, enrollment::NodeState, limits};
 use fleet_discovery::{
@@ -152,10 +152,7 @@ pub(crate) async fn planned(
     let rows = nodes(app, org, choice).await?;
     check_participants(rows.len()).map_err(|error| failure::plan(&error))?;
     let sites = app.store.list_sites(org).await.answered()?;
-    let participants = rows
-        .iter()
-        .map(|row| participant(app, row, &sites))
-        .collect::<Result<Vec<_>, _>>()?;
+    let participants = participants(app, &rows, &sites)?;
     let planned = plan_over(request, &participants, &app.plan_policy());
     let mut joint = planned.map_err(|error| failure::plan(&error))?;
     let Some(first) = joint.shares.first().map(|share| share.node) else {
@@ -167,9 +164,10 @@ pub(crate) async fn planned(
         Ok::<_, RpcError>(history.past)
     });
     let past: Vec<_> = past.buffered(HISTORIES).try_collect().await?;
+    let by_id: BTreeMap<NodeId, &Participant> =
+        participants.iter().map(|one| (one.node, one)).collect();
     for (share, past) in joint.shares.iter_mut().zip(past) {
-        let node = participants.iter().find(|one| one.node == share.node);
-        if let Some(node) = node {
+        if let Some(node) = by_id.get(&share.node) {
             let paced = node.profile.clone().at_most(request.rate);
             share.plan.estimate = estimate(&share.plan, &paced, &past);
         }
@@ -194,10 +192,8 @@ pub(crate) async fn planned(
 /// The blackout that holds all shares back. A share whose site alone has one waits for its end, which becomes a note.
 fn blackout(app: &App, joint: &mut JointPlan, sites: &[SiteRow]) -> Option<SiteBlackout> {
     let now = app.environment.now();
-    let takes_part = |site: &&SiteRow| {
-        let has = |share: &PlannedShare| site.nodes.contains(&share.node);
-        joint.shares.iter().any(has)
-    };
+    let of_shares: BTreeSet<NodeId> = joint.shares.iter().map(|share| share.node).collect();
+    let takes_part = |site: &&SiteRow| site.nodes.iter().any(|node| of_shares.contains(node));
     let (mut held, mut free) = (Vec::new(), false);
     for site in sites.iter().filter(takes_part) {
         match SiteBlackout::of(site, now) {
@@ -243,8 +239,10 @@ async fn nodes(app: &App, org: OrgId, choice: &NodeChoice) -> Result<Vec<NodeRow
             if named.len() > limits::SCAN_NODES {
                 return Err(failure::plan(&PlanError::TooManyNodes(named.len())));
             }
-            for id in named {
-                let Some(row) = rows.iter().find(|row| row.id == *id) else {
+            let named: BTreeSet<NodeId> = named.iter().copied().collect();
+            let by_id: BTreeMap<NodeId, &NodeRow> = rows.iter().map(|row| (row.id, row)).collect();
+            for id in &named {
+                let Some(row) = by_id.get(id) else {
                     return Err(
                         RpcError::not_found(format!("no node {id} in this organization"))
                             .with_reason("NODE_NOT_FOUND")
@@ -288,15 +286,26 @@ pub(crate) fn shown(choice: &NodeChoice) -> String {
     choice.to_string()
 }
 
-fn participant(app: &App, row: &NodeRow, sites: &[SiteRow]) -> Result<Participant, RpcError> {
-    let site = sites.iter().find(|site| site.id == row.site);
-    Ok(Participant {
+/// The nodes with the excludes of their sites, which are read once for each site.
+fn participants(
+    app: &App,
+    rows: &[NodeRow],
+    sites: &[SiteRow],
+) -> Result<Vec<Participant>, RpcError> {
+    let wanted: BTreeSet<SiteId> = rows.iter().map(|row| row.site).collect();
+    let exclusions = sites
+        .iter()
+        .filter(|site| wanted.contains(&site.id))
+        .map(|site| Ok((site.id, scans::exclusions(Some(site))?)))
+        .collect::<Result<BTreeMap<_, _>, RpcError>>()?;
+    let participant = |row: &NodeRow| Participant {
         node: row.id,
         name: row.name.clone(),
         connected: app.is_connected(row),
         profile: profile(row),
-        exclusions: scans::exclusions(site)?,
-    })
+        exclusions: exclusions.get(&row.site).cloned().unwrap_or_default(),
+    };
+    Ok(rows.iter().map(participant).collect())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Planning, starting and canceling scans: an operator's request becomes a plan, the plan a stored scan.
 //! [`dispatch`](crate::dispatch) then sends its chunks.
 
-use std::{fmt::Display, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt::Display, sync::Arc, time::Duration};
 
 use fleet_core::{
     NodeId, OrgId, Permission, Priority, ScanId, Timestamp, enrollment::NodeState, limits,
@@ -226,10 +226,9 @@ pub(crate) async fn warnings_of(
     planned: &planning::Planned,
 ) -> Result<Vec<String>, RpcError> {
     let rows = app.all_nodes(org).await.answered()?;
-    let takes_part = |row: &NodeRow| {
-        let mut shares = planned.joint.shares.iter();
-        shares.any(|share| share.node == row.id)
-    };
+    let shares = planned.joint.shares.iter();
+    let of_shares: BTreeSet<NodeId> = shares.map(|share| share.node).collect();
+    let takes_part = |row: &NodeRow| of_shares.contains(&row.id);
     let others = rows
         .iter()
         .filter(|row| row.state == NodeState::Confirmed && !takes_part(row));

@@ -151,7 +151,12 @@ fn secret(prompt: &str) -> Result<Zeroizing<String>, Failure> {
     }
     let mut line = Zeroizing::new(String::new());
     let most = u64::try_from(PASSWORD_MOST).unwrap_or(u64::MAX) + 2;
-    io::stdin().lock().take(most).read_line(&mut line)?;
+    if io::stdin().lock().take(most).read_line(&mut line)? == 0 {
+        return Err(Failure::Usage(
+            "standard input ended too early: write the current password and the new one to it, one per line"
+                .to_owned(),
+        ));
+    }
     Ok(Zeroizing::new(
         line.trim_end_matches(['\r', '\n']).to_owned(),
     ))

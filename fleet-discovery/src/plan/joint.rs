@@ -1,5 +1,7 @@
 //! The plan of a scan over several nodes: each target goes to the one node whose subnets cover it best.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use fleet_core::{NodeId, limits};
 use ipnetwork::IpNetwork;
 
@@ -90,8 +92,10 @@ pub fn plan_over(
     }
     let mut skipped = selection.skipped.clone();
     let mut notes = selection.notes.clone();
+    let by_id: BTreeMap<NodeId, &Participant> =
+        participants.iter().map(|one| (one.node, one)).collect();
     let name = |node: NodeId| {
-        let found = participants.iter().find(|one| one.node == node);
+        let found = by_id.get(&node);
         found.map_or(String::new(), |one| one.name.clone())
     };
     if let Some(first) = coverage.uncovered.iter().next() {
@@ -110,15 +114,24 @@ pub fn plan_over(
             name(*node)
         ));
     }
-    if coverage.overlaps.len() > OVERLAPS_SHOWN {
+    if coverage.overlaps.len() > OVERLAPS_SHOWN || coverage.more_overlaps {
         notes.push(format!(
-            "{} more pairs of nodes have targets in common: each target is scanned once",
-            coverage.overlaps.len() - OVERLAPS_SHOWN
+            "{}{} more pairs of nodes have targets in common: each target is scanned once",
+            if coverage.more_overlaps {
+                "at least "
+            } else {
+                ""
+            },
+            coverage
+                .overlaps
+                .len()
+                .saturating_sub(OVERLAPS_SHOWN)
+                .max(1)
         ));
     }
     let mut shares = Vec::new();
     for (node, addresses) in coverage.shares {
-        let Some(participant) = participants.iter().find(|one| one.node == node) else {
+        let Some(participant) = by_id.get(&node) else {
             continue;
         };
         let mut own = Selection {
@@ -186,12 +199,13 @@ fn select_all(
     participants: &[Participant],
     policy: &PlanPolicy,
 ) -> Result<Selection, PlanError> {
+    let mut known = BTreeSet::new();
     let mut subnets: Vec<IpNetwork> = Vec::new();
     for subnet in participants
         .iter()
         .flat_map(|one| &one.profile.local_subnets)
     {
-        if !subnets.contains(subnet) {
+        if known.insert((subnet.network(), subnet.prefix())) {
             subnets.push(*subnet);
         }
     }

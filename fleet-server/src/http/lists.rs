@@ -8,9 +8,12 @@ mod encoder;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
-use encoder::{Encoder, Format};
+use encoder::Encoder;
+pub(super) use encoder::Format;
 use fleet_core::{DeviceId, NodeId, OrgId, Permission, ScanId};
-use fleet_store::{DeviceOrder, DevicePairing, DevicePosition, DeviceQuery, StoreError};
+use fleet_store::{
+    DeviceOrder, DevicePairing, DevicePosition, DeviceQuery, OperatorIdentity, StoreError,
+};
 use fleet_wire::{
     RpcError,
     server::{Body, BoxError},
@@ -22,7 +25,7 @@ use http_body_util::StreamBody;
 use serde_json::{Value, json};
 
 use super::{caller, response::respond};
-use crate::{api::search, app::App, auth, convert, failure, scans};
+use crate::{api::search, app::App, auth, call_limits::CallPermit, convert, failure, scans};
 
 /// Rows of a page. A device takes about a kilobyte.
 const PAGE: u32 = 500;
@@ -228,7 +231,18 @@ async fn respond_with(
     }
     let content_type = encoder.format().content_type();
     let pieces = pieces(app.clone(), operator.org, encoder, rows);
-    let pieces = auth::while_permitted(app.clone(), &operator, Permission::NodeRead, pieces);
+    let body = streamed(app, &operator, permit, pieces);
+    Ok(respond(StatusCode::OK, content_type, body))
+}
+
+/// A body that is read while the caller may read it, and that holds `permit` until its end.
+pub(super) fn streamed(
+    app: &Arc<App>,
+    operator: &OperatorIdentity,
+    permit: Arc<CallPermit>,
+    pieces: impl Stream<Item = Result<Bytes, RpcError>> + Send + 'static,
+) -> Body {
+    let pieces = auth::while_permitted(app.clone(), operator, Permission::NodeRead, pieces);
     let frames = pieces.map(move |piece| {
         let _held = &permit;
         // The error breaks the connection, so that nobody takes a part for the whole.
@@ -237,11 +251,7 @@ async fn respond_with(
             BoxError::from(error.to_string())
         })
     });
-    Ok(respond(
-        StatusCode::OK,
-        content_type,
-        Body::new(StreamBody::new(frames)),
-    ))
+    Body::new(StreamBody::new(frames))
 }
 
 fn pieces(

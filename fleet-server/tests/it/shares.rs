@@ -1,7 +1,7 @@
 //! Scans over several nodes: nodes by id, a site, or all. One result, one share for each node, and coverage before and
 //! after.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fleet_core::Role;
 use fleet_wire::{
@@ -15,6 +15,7 @@ use fleet_wire::{
     gateway::AckCode,
     pairing::{DiscoverRequest, discover_request::Mode},
 };
+use sea_orm::{ConnectionTrait, Database};
 
 use crate::harness::{
     Enrolled, Node, Operator, Profile, Started, World, device, eventually, list, on_both_databases,
@@ -426,4 +427,55 @@ async fn a_schedule_plans_each_run_for_the_nodes_of_its_site() {
     let second = scan.is("SCAN_STATE_COMPLETED").await;
     assert_eq!(second.shares.len(), 2);
     assert_eq!(second.ledger.expect("a summary").skipped, 0);
+}
+
+/// The nodes are copied in the database, because enrolling a thousand takes minutes. The times are printed, for
+/// docs/performance.md: they must grow with the number of nodes.
+#[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::print_stderr, reason = "the measured times are shown")]
+async fn a_scan_over_the_most_nodes_has_a_share_for_each() {
+    let world = World::new().await;
+    let admin = world.operator(Role::Admin).await;
+    let (first, _stream) = node(&world, &admin, &["10.0.0.0/26"]).await;
+    let site_id = admin.site_of(&first).await;
+    let url = format!("sqlite://{}/fleet.db", world.folder().display());
+    let database = Database::connect(&url).await.expect("opened");
+    let options = || admin.options().timeout(Duration::from_secs(180));
+    let mut copied = 1;
+    for (count, network) in [(64, "10.0.0.0/20"), (1_024, "10.0.0.0/16")] {
+        let others =
+            "org_id, site_id, state, encryption_key, keys_proved, created_at, duplicate_identity";
+        let copy = format!(
+            "WITH RECURSIVE n (i) AS (SELECT {copied} UNION ALL SELECT i + 1 FROM n WHERE i < {last})
+            INSERT INTO node (name, identity_key, hello, {others}) SELECT name || '-' || i, randomblob(32),
+            replace(hello, '10.0.0.0/26', '10.0.' || (i / 4) || '.' || (i % 4 * 64) || '/26'), {others} FROM node, n WHERE node.id = {node}",
+            last = count - 1,
+            node = first.id,
+        );
+        database.execute_unprepared(&copy).await.expect("copied");
+        copied = count;
+        let request = on_site(site_id, target(network, &["4028"]));
+        let began = Instant::now();
+        let wanted = PlanScanRequest {
+            request: request.request.clone(),
+            site_id,
+            ..PlanScanRequest::default()
+        };
+        let planned = admin.scans().plan_scan(&wanted, options()).await;
+        let planned = planned.expect("a plan");
+        let planning = began.elapsed();
+        assert_eq!(planned.shares.len(), count);
+        assert_eq!(planned.uncovered, 0);
+        let began = Instant::now();
+        let started = admin.scans().start_scan(&request, options()).await;
+        let scan = started.expect("starts").scan.expect("a scan");
+        let starting = began.elapsed();
+        assert_eq!(scan.shares.len(), count);
+        let nodes = u32::try_from(count).expect("a count");
+        eprintln!(
+            "{count} nodes: planned in {planning:?} ({:?} for a node), started in {starting:?} ({:?} for a node)",
+            planning / nodes,
+            starting / nodes
+        );
+    }
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 /// The format of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
+pub(in crate::http) enum Format {
     /// RFC 4180 with a header, UTF-8.
     Csv,
     /// One array.
@@ -16,7 +16,7 @@ pub(super) enum Format {
 
 impl Format {
     /// The format of a file's ending.
-    pub(super) fn of(ending: &str) -> Option<Self> {
+    pub(in crate::http) fn of(ending: &str) -> Option<Self> {
         match ending {
             "csv" => Some(Self::Csv),
             "json" => Some(Self::Json),
@@ -25,7 +25,7 @@ impl Format {
         }
     }
 
-    pub(super) fn content_type(self) -> &'static str {
+    pub(in crate::http) fn content_type(self) -> &'static str {
         match self {
             Self::Csv => "text/csv; charset=utf-8; header=present",
             Self::Json => "application/json",
