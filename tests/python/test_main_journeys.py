@@ -40,6 +40,8 @@ def browser(started, settings):  # noqa: F811
             call(settings, "ScanService/CancelScan", {"scanId": scan["scanId"]})
     started.get(settings.server)
     started.delete_all_cookies()
+    # The errors of the test before are not those of this one.
+    started.get_log("browser")
     return started
 
 

@@ -256,6 +256,22 @@ def test_an_outage_keeps_the_map_and_is_reported(server, page):  # noqa: F811
     page.shows("The database failed.")
 
 
+def test_ipv6_networks_are_listed_below_the_map(server, page):  # noqa: F811
+    networks = [{"network": "fd00:2::/64", "devices": "3"}, {"network": "fd00:3::/64"}]
+    server.replies["OverviewService/GetSiteMap"] = site_map(EVERY_STATE, ipv6Networks=networks, ipv6Total="34")
+    page.open("#/")
+    page.shows("IPv6 networks.", "fd00:2::/64: 3 devices", "fd00:3::/64: no device found", "and 32 more networks")
+    server.replies["OverviewService/GetSiteMap"] = site_map(ipv6Networks=networks[:1], ipv6Total="1")
+    page.open("#/")
+    page.shows("fd00:2::/64: 3 devices")
+    assert "more network" not in page.text()
+    assert "No addresses yet" not in page.text(), "a site may have IPv6 addresses only"
+    server.replies["OverviewService/GetSiteMap"] = site_map(EVERY_STATE)
+    page.open("#/")
+    page.until("the map", lambda: cell(page, 4) == "is-identified")
+    assert "IPv6" not in page.text()
+
+
 def test_hostile_names_of_sites_are_texts(server, page):  # noqa: F811
     server.replies["SiteService/ListSites"] = {"sites": [site(name=HOSTILE)]}
     page.open("#/")

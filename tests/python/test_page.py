@@ -868,7 +868,7 @@ def full(server) -> None:
 
 def test_no_view_is_wider_than_the_window_and_no_number_breaks(server, page):
     full(server)
-    server.replies["SiteService/ListSites"] = {"sites": [site(name="x" * 255)]}
+    server.replies["SiteService/ListSites"] = {"sites": [site(name="x" * 255), site(siteId="4", blackoutUntil=ago(-600))]}
     for width in WIDTHS:
         page.size(width)
         for view in VIEWS:
@@ -957,6 +957,68 @@ def test_the_changes_of_a_scan_have_tabs_with_counts_and_links(server, page):
     # The URL alone opens the same tab.
     page.open(f"#/scans/{SCAN}/changes/missing/{OTHER}")
     page.shows("Its address did not answer.")
+
+
+def test_the_changes_name_the_node_and_the_site_of_each_row(server, page):
+    rows = [
+        changed("moved", changed=["site"], nodeName="barn-2", siteName="barn", before={"siteName": "hall"}, after={"siteName": "barn", "ip": "10.2.0.2", "port": 80, "scheme": "http"}),
+        changed("moved", 2, nodeName="hall-1", siteName="hall-1"), changed("moved", 3), changed("moved", 4, nodeName=HOSTILE, siteName=HOSTILE),
+    ]
+    server.replies["ResultService/GetScanDifference"] = difference(*rows)
+    page.open(CHANGES)
+    page.shows("Site: hall → barn")
+    cells = "return [...document.querySelectorAll('.grid-changes .grid-body .cell-endpoint')]"
+    assert page.script(f"{cells}.map((one) => one.querySelector('bdi')?.textContent ?? '')") == ["barn-2, barn", "hall-1", "", HOSTILE], "a site with the name of its node is not repeated"
+    below = page.script(f"{cells}.filter((one) => one.children[1]).map((one) => one.children[1].getBoundingClientRect().top >= one.children[0].getBoundingClientRect().bottom - 1)")
+    assert below == [True] * 3, "the node is below the address, and not joined to it"
+    assert page.script("return [window.hacked ?? null, document.querySelectorAll('main img').length]") == [None, 0]
+
+
+def test_a_blackout_leaves_the_name_of_its_site_on_one_line(server, page):
+    server.replies["SiteService/ListSites"] = {"sites": [site(blackoutUntil=ago(-600))]}
+    for width in WIDTHS:
+        page.size(width)
+        page.open("#/sites")
+        page.shows("Blackout until")
+        assert page.script("const name = document.createRange(); name.selectNodeContents(document.querySelector('.site h2')); return new Set([...name.getClientRects()].map(({ bottom }) => Math.round(bottom))).size") == 1, width
+
+
+def test_an_organization_without_sites_is_told_how_they_begin(server, page):
+    page.open("#/sites")
+    page.shows("No sites yet", "A site begins with its first node.")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_defect_before_the_sign_in(server, page, scheme):
+    axe = os.environ.get("FLEET_AXE") or pytest.skip("FLEET_AXE is not set: accessibility is not tested")
+    server.session = None
+    server.methods = {"passwords": True, "provider": {"name": "x" * 64}}
+    findings = {}
+
+    def check(state: str) -> None:
+        wide = page.script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, f"{state} is {wide} too wide at {width}"
+        page.browser.execute_cdp_cmd("Runtime.evaluate", {"expression": Path(axe).read_text()})
+        result = page.browser.execute_async_script("const done = arguments[0]; axe.run(document, { resultTypes: ['violations'] }).then((found) => done(found.violations), (error) => done([{ id: String(error), nodes: [] }]))")
+        findings.update({f"{one['id']} in {state} at {width}": [node["html"][:200] for node in one["nodes"]][:3] for one in result})
+
+    for width in WIDTHS:
+        page.size(width, scheme)
+        page.open("#/sign-in/unknown")
+        page.find("#by-provider")
+        check("the sign-in by password")
+        page.click("#by-key")
+        page.type("#key", "fok_short")
+        page.click("button[type=submit]")
+        page.find("[role=alert]")
+        check("the sign-in by key")
+        server.go_offline()
+        page.browser.get("about:blank")
+        page.browser.get(f"{page.server}/")
+        page.shows("Server not reachable")
+        check("the outage")
+        server.go_online()
+    assert findings == {}, json.dumps(findings, indent=1)
 
 
 def test_a_scan_without_devices_says_why(server, page):

@@ -137,7 +137,7 @@ function cells(row) {
   return {
     endpoint: [
       row.ip ? (row.after ? deviceAddress(where) : h("span", {}, endpoint(row.ip, row.port))) : h("span", { class: "none" }, "–"),
-      row.nodeName ? h("span", { class: "hint" }, foreign(nodeAndSite(row))) : null,
+      row.nodeName ? h("span", { class: "hint seen-by" }, foreign(nodeAndSite(row))) : null,
     ],
     model: seen
       ? [h("span", { class: "primary" }, foreign(makeAndModel(seen))), seen.firmware ? h("span", { class: "hint" }, foreign(seen.firmware)) : null]

@@ -19,6 +19,7 @@ export function followScan(scanId, on) {
   let stopped = false;
   let retry = 0;
   let watchdog = 0;
+  let heardAt = 0;
   let lostTimer = 0;
 
   function connect() {
@@ -64,7 +65,7 @@ export function followScan(scanId, on) {
   }
 
   function retryLater(url) {
-    clearTimeout(watchdog);
+    stopWatchdog();
     clearTimeout(lostTimer);
     // The first interruption is usually over before it is worth reporting.
     lostTimer = setTimeout(() => { if (!stopped) on.lost(); }, attempts === 0 ? 1200 : 0);
@@ -86,9 +87,22 @@ export function followScan(scanId, on) {
     }, wait * (0.5 + Math.random() / 2));
   }
 
+  /** Starts the time of silence again. A timer for each of thousands of events would cost a tenth of their handling. */
   function restartWatchdog() {
+    heardAt = performance.now();
+    if (!watchdog) watchdog = setTimeout(watch, SILENCE_MS);
+  }
+
+  function watch() {
+    watchdog = 0;
+    const rest = heardAt + SILENCE_MS - performance.now();
+    if (rest > 0) watchdog = setTimeout(watch, rest);
+    else connect();
+  }
+
+  function stopWatchdog() {
     clearTimeout(watchdog);
-    watchdog = setTimeout(connect, SILENCE_MS);
+    watchdog = 0;
   }
 
   function reconnect() {
@@ -98,7 +112,7 @@ export function followScan(scanId, on) {
   function stop() {
     stopped = true;
     clearTimeout(retry);
-    clearTimeout(watchdog);
+    stopWatchdog();
     clearTimeout(lostTimer);
     source?.close();
     window.removeEventListener("online", reconnect);

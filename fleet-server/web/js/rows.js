@@ -8,7 +8,7 @@ import { labelLinks, relabeled } from "./labels.js";
 import { selectAllBox } from "./selection.js";
 
 /** Rows drawn per frame. More would block the page while an old scan of thousands of rows is replayed. */
-const ROWS_PER_FRAME = 200;
+const ROWS_PER_FRAME = 100;
 /** Rows drawn before the operator must ask for more. */
 const PAGE = 5000;
 

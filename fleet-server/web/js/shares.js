@@ -76,7 +76,7 @@ export function shareText(share, node, now = Date.now()) {
   if (state.over) return sentence(`${name}: ${probed}${share.reason ? `. ${share.reason}` : ""}`);
   if (node && !node.connected) {
     const at = date(node.lastSeenAt);
-    const ago = at ? ` ${duration(Math.floor(Math.max(0, now - Number(at)) / 1000) * 1000)} ago` : "";
+    const ago = at ? ` ${duration(Math.floor(Math.max(0, now - Number(at)) / 1000) * 1000).replace(/\.0+ s$/, " s")} ago` : "";
     return `${name} disconnected${ago}: ${probed}. Its share continues by itself when the node reconnects.`;
   }
   if (stateName(share.state) === "queued") return `${name}: waiting, ${plural(share.targets, "target")}.`;

@@ -14,6 +14,9 @@ export function sitesView(root) {
   let closed = false;
   const error = errorBox();
   const heading = h("h1", { tabindex: "-1" }, "Sites");
+  const empty = h("div", { class: "panel empty", hidden: true },
+    h("h2", {}, "No sites yet"),
+    h("p", {}, "A site begins with its first node."));
   const list = h("ul", { class: "cards", id: "sites", "aria-label": "Sites" });
   const loading = h("p", { class: "loading" }, "Loading sites…");
   const create = h("button", { type: "button", class: "button button-primary", id: "create-site", hidden: !manage, onclick: createSite }, "Create site");
@@ -21,7 +24,7 @@ export function sitesView(root) {
     h("p", { class: "crumb" }, h("a", { href: "#/nodes" }, "Nodes")),
     h("div", { class: "page-head" }, heading, create),
     h("p", { class: "hint lead" }, "Nodes of one site have one inventory. The rules of a site bind every scan of its nodes."),
-    error.element, loading, list);
+    error.element, loading, empty, list);
   const stop = poll(0, reload, { failed: (failure) => { loading.remove(); error.show(failure); } });
   return () => {
     closed = true;
@@ -32,6 +35,7 @@ export function sitesView(root) {
     const [{ sites = [] }, nodes] = await Promise.all([call("fleet.v1.SiteService/ListSites"), listNodes()]);
     if (closed) return;
     loading.remove();
+    show(empty, sites.length === 0);
     fill(list, sites.map((site) => siteCard(site, nodes)));
   }
 
@@ -72,12 +76,13 @@ export function sitesView(root) {
       if (agreed && await act(element, "fleet.v1.SiteService/DeleteSite", { siteId }, "Site deleted.")) heading.focus();
     });
     show(remove, members.length === 0);
-    const until = site.blackoutUntil ? h("span", { class: "badge badge-wait" }, `Blackout until ${absolute(site.blackoutUntil)}`) : null;
+    const blackout = site.blackoutUntil ? h("span", { class: "badge badge-wait" }, "Blackout") : null;
     return h("li", { class: "card site" },
-      h("div", { class: "card-head" }, h("h2", { class: "card-title" }, foreign(site.name)), until),
+      h("div", { class: "card-head" }, h("h2", { class: "card-title" }, foreign(site.name)), blackout),
       h("dl", { class: "facts" },
         fact("Nodes", members.length ? members.map((node, at) => [at ? ", " : "", foreign(node.name)]) : "None"),
-        fact("Blackouts", site.blackouts ? `${site.blackouts} (${site.timeZone})` : "None")),
+        fact("Blackouts", site.blackouts ? `${site.blackouts} (${site.timeZone})` : "None"),
+        site.blackoutUntil ? fact("Blackout until", absolute(site.blackoutUntil)) : null),
       h("h3", {}, "Excluded targets"),
       excludes.length ? h("ul", { class: "site-excludes", "aria-label": `Excluded targets of ${name}` }, excludes.map(excludeRow)) : h("p", { class: "hint" }, "None."),
       manage ? [excludeForm(siteId, name), blackoutForm(site, name), moveForm(siteId, name, nodes), h("div", { class: "actions" }, rename, remove)] : null);
