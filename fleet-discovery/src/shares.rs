@@ -1,7 +1,6 @@
 //! Which node scans which targets, by the subnets that nodes announce. Start with [`coverage`].
 
 use std::{
-    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
@@ -29,15 +28,19 @@ pub struct Coverage {
     pub shares: BTreeMap<NodeId, AddressList>,
     /// The targets in the subnets of no node.
     pub uncovered: AddressList,
-    /// For each node and another one, the number of its targets that the other one covers too.
+    /// For each node and another one, the number of its targets that the other one covers too. Of the other nodes around a
+    /// target, the 16 with the smallest ids are counted.
     pub overlaps: BTreeMap<(NodeId, NodeId), u64>,
 }
+
+/// Other nodes that are counted for one target. Each of a thousand nodes can announce the networks of all others.
+const OVERLAPS: usize = 16;
 
 /// Assigns each target to exactly one node whose subnets contain it, or to none. Connected nodes come first, then the
 /// nodes with the narrowest subnet around the target, then the node with the smallest id.
 ///
 /// Targets in the same announced networks have the same node. The cost is that of finding these networks, one look for
-/// each length of a prefix, and does not grow with the number of nodes.
+/// each length of a prefix and a few nodes of each network, and does not grow with the number of nodes.
 pub fn coverage(targets: &AddressList, candidates: &[Candidate<'_>]) -> Coverage {
     let announced = Announced::of(candidates);
     let mut groups: BTreeMap<Vec<Network>, Vec<IpAddr>> = BTreeMap::new();
@@ -48,18 +51,14 @@ pub fn coverage(targets: &AddressList, candidates: &[Candidate<'_>]) -> Coverage
     let mut uncovered = Vec::new();
     let mut overlaps = BTreeMap::new();
     for (networks, addresses) in groups {
-        let covering = announced.covering(&networks);
-        let best = covering
-            .iter()
-            .max_by_key(|(node, (connected, prefix))| (*connected, *prefix, Reverse(**node)));
-        let Some((chosen, _)) = best else {
+        let Some(chosen) = announced.best(&networks) else {
             uncovered.extend(addresses);
             continue;
         };
-        for other in covering.keys().filter(|other| *other != chosen) {
-            *overlaps.entry((*chosen, *other)).or_default() += addresses.len() as u64;
+        for other in announced.others(&networks, chosen) {
+            *overlaps.entry((chosen, other)).or_default() += addresses.len() as u64;
         }
-        shares.entry(*chosen).or_default().extend(addresses);
+        shares.entry(chosen).or_default().extend(addresses);
     }
     let list = |(node, addresses): (NodeId, Vec<IpAddr>)| (node, addresses.into_iter().collect());
     Coverage {
@@ -74,9 +73,18 @@ type Network = (IpAddr, u8);
 
 /// The networks that nodes announce.
 struct Announced {
-    nodes: BTreeMap<Network, Vec<(NodeId, bool)>>,
+    nodes: BTreeMap<Network, Around>,
     /// The lengths of their prefixes, for IPv4 and IPv6.
     prefixes: [BTreeSet<u8>; 2],
+}
+
+/// The nodes that announce a network.
+#[derive(Default)]
+struct Around {
+    /// The node with the smallest id among those with a control stream.
+    connected: Option<NodeId>,
+    /// All of them.
+    nodes: BTreeSet<NodeId>,
 }
 
 impl Announced {
@@ -86,10 +94,14 @@ impl Announced {
             prefixes: Default::default(),
         };
         for candidate in candidates {
+            let node = candidate.node;
             for subnet in candidate.subnets {
                 let network = (subnet.network(), subnet.prefix());
-                let nodes = announced.nodes.entry(network).or_default();
-                nodes.push((candidate.node, candidate.connected));
+                let around = announced.nodes.entry(network).or_default();
+                around.nodes.insert(node);
+                if candidate.connected {
+                    around.connected = Some(around.connected.map_or(node, |one| one.min(node)));
+                }
                 let family = usize::from(subnet.is_ipv6());
                 announced.prefixes[family].insert(subnet.prefix());
             }
@@ -109,16 +121,29 @@ impl Announced {
         prefixes.iter().filter_map(network).collect()
     }
 
-    /// The nodes of these networks: whether each has a stream, and the prefix of its narrowest one.
-    fn covering(&self, networks: &[Network]) -> BTreeMap<NodeId, (bool, u8)> {
-        let mut covering = BTreeMap::new();
-        // A later network is narrower, and replaces the former one of a node.
-        for network in networks {
-            for (node, connected) in self.nodes.get(network).into_iter().flatten() {
-                covering.insert(*node, (*connected, network.1));
-            }
+    /// The nodes of these networks, the narrowest network first.
+    fn narrowest<'a>(&'a self, networks: &'a [Network]) -> impl Iterator<Item = &'a Around> {
+        networks.iter().rev().filter_map(|one| self.nodes.get(one))
+    }
+
+    /// The node that scans the targets in these networks.
+    fn best(&self, networks: &[Network]) -> Option<NodeId> {
+        let connected = self.narrowest(networks).find_map(|around| around.connected);
+        let any = || {
+            self.narrowest(networks)
+                .find_map(|around| around.nodes.first())
+        };
+        connected.or_else(|| any().copied())
+    }
+
+    /// The other nodes of these networks with the smallest ids.
+    fn others(&self, networks: &[Network], chosen: NodeId) -> impl Iterator<Item = NodeId> {
+        let mut others = BTreeSet::new();
+        for around in self.narrowest(networks) {
+            let nodes = around.nodes.iter().filter(|node| **node != chosen);
+            others.extend(nodes.take(OVERLAPS));
         }
-        covering
+        others.into_iter().take(OVERLAPS)
     }
 }
 
@@ -242,6 +267,37 @@ mod tests {
         );
         assert!(found.uncovered.is_empty());
         assert_eq!(found.overlaps[&(NodeId(1), NodeId(7))], 128);
+    }
+
+    /// Each node announces the network of all and some addresses of its own, so that thousands of targets are in networks
+    /// of their own.
+    /// An organization enrolls its nodes itself: without the bound, each target would cost as much as there are nodes.
+    #[test]
+    fn few_of_a_thousand_nodes_are_counted_for_each_target() {
+        let nodes: Vec<(NodeId, Vec<IpNetwork>)> = (0..1_024_u32)
+            .map(|at| {
+                let own = (0..15).map(|n| {
+                    let ip = std::net::Ipv4Addr::from(0x0a00_0000 + at * 15 + n);
+                    IpNetwork::new(ip.into(), 32).expect("an address")
+                });
+                let all = networks("10.0.0.0/16");
+                (NodeId(i64::from(at) + 1), own.chain(all).collect())
+            })
+            .collect();
+        let candidates: Vec<_> = nodes
+            .iter()
+            .map(|(node, subnets)| Candidate {
+                node: *node,
+                connected: true,
+                subnets,
+            })
+            .collect();
+        let targets: AddressList = "10.0.0.0-10.0.255.255".parse().expect("a range");
+        let found = coverage(&targets, &candidates);
+        assert_eq!(found.shares.len(), 1_024);
+        assert_eq!(found.overlaps.len(), 1_024 * OVERLAPS);
+        assert_eq!(found.overlaps[&(NodeId(500), NodeId(1))], 15);
+        assert!(!found.overlaps.contains_key(&(NodeId(500), NodeId(17))));
     }
 
     fn subnet() -> impl Strategy<Value = IpNetwork> {

@@ -1,5 +1,7 @@
 //! The plan of a scan over several nodes: each target goes to the one node whose subnets cover it best.
 
+use std::collections::BTreeSet;
+
 use fleet_core::{NodeId, limits};
 use ipnetwork::IpNetwork;
 
@@ -112,7 +114,7 @@ pub fn plan_over(
     }
     if coverage.overlaps.len() > OVERLAPS_SHOWN {
         notes.push(format!(
-            "{} more pairs of nodes have targets in common: each target is scanned once",
+            "at least {} more pairs of nodes have targets in common: each target is scanned once",
             coverage.overlaps.len() - OVERLAPS_SHOWN
         ));
     }
@@ -186,15 +188,14 @@ fn select_all(
     participants: &[Participant],
     policy: &PlanPolicy,
 ) -> Result<Selection, PlanError> {
-    let mut subnets: Vec<IpNetwork> = Vec::new();
-    for subnet in participants
+    let mut seen = BTreeSet::new();
+    // In the order of the nodes, which is that of the notes.
+    let subnets: Vec<IpNetwork> = participants
         .iter()
         .flat_map(|one| &one.profile.local_subnets)
-    {
-        if !subnets.contains(subnet) {
-            subnets.push(*subnet);
-        }
-    }
+        .copied()
+        .filter(|subnet| seen.insert(*subnet))
+        .collect();
     let all = NodeProfile {
         local_subnets: subnets,
         // Names are refused with an error of their own.

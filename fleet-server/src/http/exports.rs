@@ -48,7 +48,8 @@ pub(super) async fn difference(
         ("application/json", json(found, group))
     };
     // Counted until the caller has read it: the whole file is in memory.
-    let body = Body::from(Bytes::from(file_body)).holding(permit);
+    let cut = auth::cut_when_revoked(app, &operator, Permission::NodeRead, &parts.extensions);
+    let body = Body::from(Bytes::from(file_body)).holding((permit, cut));
     let mut response = respond(StatusCode::OK, content_type, body);
     let name = format!("attachment; filename=\"scan-{scan}-{file}\"");
     if let Ok(name) = HeaderValue::from_str(&name) {

@@ -227,10 +227,10 @@ async fn respond_with(
         Rows::Devices { .. } | Rows::Scans { .. } | Rows::End => {}
     }
     let content_type = encoder.format().content_type();
+    let cut = auth::cut_when_revoked(app, &operator, Permission::NodeRead, &parts.extensions);
     let pieces = pieces(app.clone(), operator.org, encoder, rows);
     let pieces = auth::while_permitted(app.clone(), &operator, Permission::NodeRead, pieces);
     let frames = pieces.map(move |piece| {
-        let _held = &permit;
         // The error breaks the connection, so that nobody takes a part for the whole.
         piece.map(Frame::data).map_err(|error| {
             tracing::debug!(%error, "an export ended early");
@@ -240,7 +240,7 @@ async fn respond_with(
     Ok(respond(
         StatusCode::OK,
         content_type,
-        Body::new(StreamBody::new(frames)),
+        Body::new(StreamBody::new(frames)).holding((permit, cut)),
     ))
 }
 
