@@ -21,10 +21,6 @@ pub struct Candidate<'a> {
     pub subnets: &'a [IpNetwork],
 }
 
-/// Most other nodes that are named for each node and each set of networks. Nodes with one large network in common would
-/// have a million pairs.
-const OTHERS: usize = 16;
-
 /// The targets of each node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
@@ -32,18 +28,19 @@ pub struct Coverage {
     pub shares: BTreeMap<NodeId, AddressList>,
     /// The targets in the subnets of no node.
     pub uncovered: AddressList,
-    /// For each node and another one, the number of its targets that the other one covers too. For each node, the 16
-    /// other ones with the smallest ids are complete.
+    /// For each node and another one, the number of its targets that the other one covers too. Of the other nodes around a
+    /// target, the 16 with the smallest ids are counted.
     pub overlaps: BTreeMap<(NodeId, NodeId), u64>,
-    /// Whether there are more overlaps than these.
-    pub more_overlaps: bool,
 }
+
+/// Other nodes that are counted for one target. Each of a thousand nodes can announce the networks of all others.
+const OVERLAPS: usize = 16;
 
 /// Assigns each target to exactly one node whose subnets contain it, or to none. Connected nodes come first, then the
 /// nodes with the narrowest subnet around the target, then the node with the smallest id.
 ///
 /// Targets in the same announced networks have the same node. The cost is that of finding these networks, one look for
-/// each length of a prefix, and grows with the number of nodes only as their list does.
+/// each length of a prefix and a few nodes of each network, and does not grow with the number of nodes.
 pub fn coverage(targets: &AddressList, candidates: &[Candidate<'_>]) -> Coverage {
     let announced = Announced::of(candidates);
     let mut groups: BTreeMap<Vec<Network>, Vec<IpAddr>> = BTreeMap::new();
@@ -53,15 +50,12 @@ pub fn coverage(targets: &AddressList, candidates: &[Candidate<'_>]) -> Coverage
     let mut shares: BTreeMap<NodeId, Vec<IpAddr>> = BTreeMap::new();
     let mut uncovered = Vec::new();
     let mut overlaps = BTreeMap::new();
-    let mut more_overlaps = false;
     for (networks, addresses) in groups {
         let Some(chosen) = announced.best(&networks) else {
             uncovered.extend(addresses);
             continue;
         };
-        let others = announced.others(&networks, chosen);
-        more_overlaps |= others.len() > OTHERS;
-        for other in others.into_iter().take(OTHERS) {
+        for other in announced.others(&networks, chosen) {
             *overlaps.entry((chosen, other)).or_default() += addresses.len() as u64;
         }
         shares.entry(chosen).or_default().extend(addresses);
@@ -71,26 +65,26 @@ pub fn coverage(targets: &AddressList, candidates: &[Candidate<'_>]) -> Coverage
         shares: shares.into_iter().map(list).collect(),
         uncovered: uncovered.into_iter().collect(),
         overlaps,
-        more_overlaps,
     }
 }
 
 /// The first address and the prefix of a network.
 type Network = (IpAddr, u8);
 
-/// The nodes that announce a network, by id.
-#[derive(Default)]
-struct Nodes {
-    all: BTreeSet<NodeId>,
-    /// Those that have a stream.
-    connected: BTreeSet<NodeId>,
-}
-
 /// The networks that nodes announce.
 struct Announced {
-    nodes: BTreeMap<Network, Nodes>,
+    nodes: BTreeMap<Network, Around>,
     /// The lengths of their prefixes, for IPv4 and IPv6.
     prefixes: [BTreeSet<u8>; 2],
+}
+
+/// The nodes that announce a network.
+#[derive(Default)]
+struct Around {
+    /// The node with the smallest id among those with a control stream.
+    connected: Option<NodeId>,
+    /// All of them.
+    nodes: BTreeSet<NodeId>,
 }
 
 impl Announced {
@@ -100,12 +94,13 @@ impl Announced {
             prefixes: Default::default(),
         };
         for candidate in candidates {
+            let node = candidate.node;
             for subnet in candidate.subnets {
                 let network = (subnet.network(), subnet.prefix());
-                let nodes = announced.nodes.entry(network).or_default();
-                nodes.all.insert(candidate.node);
+                let around = announced.nodes.entry(network).or_default();
+                around.nodes.insert(node);
                 if candidate.connected {
-                    nodes.connected.insert(candidate.node);
+                    around.connected = Some(around.connected.map_or(node, |one| one.min(node)));
                 }
                 let family = usize::from(subnet.is_ipv6());
                 announced.prefixes[family].insert(subnet.prefix());
@@ -126,20 +121,29 @@ impl Announced {
         prefixes.iter().filter_map(network).collect()
     }
 
-    /// The node that scans the addresses in these networks, of which the last one is the narrowest.
-    fn best(&self, networks: &[Network]) -> Option<NodeId> {
-        let narrowest_first = || networks.iter().rev().filter_map(|at| self.nodes.get(at));
-        let connected = narrowest_first().find_map(|nodes| nodes.connected.first());
-        let best = connected.or_else(|| narrowest_first().find_map(|nodes| nodes.all.first()));
-        best.copied()
+    /// The nodes of these networks, the narrowest network first.
+    fn narrowest<'a>(&'a self, networks: &'a [Network]) -> impl Iterator<Item = &'a Around> {
+        networks.iter().rev().filter_map(|one| self.nodes.get(one))
     }
 
-    /// The other nodes of these networks with the smallest ids, at most one more than [`OTHERS`].
-    fn others(&self, networks: &[Network], chosen: NodeId) -> BTreeSet<NodeId> {
-        let nodes = networks.iter().filter_map(|at| self.nodes.get(at));
-        let first = nodes.flat_map(|nodes| nodes.all.iter().take(OTHERS + 2));
-        let others: BTreeSet<NodeId> = first.copied().filter(|node| *node != chosen).collect();
-        others.into_iter().take(OTHERS + 1).collect()
+    /// The node that scans the targets in these networks.
+    fn best(&self, networks: &[Network]) -> Option<NodeId> {
+        let connected = self.narrowest(networks).find_map(|around| around.connected);
+        let any = || {
+            self.narrowest(networks)
+                .find_map(|around| around.nodes.first())
+        };
+        connected.or_else(|| any().copied())
+    }
+
+    /// The other nodes of these networks with the smallest ids.
+    fn others(&self, networks: &[Network], chosen: NodeId) -> impl Iterator<Item = NodeId> {
+        let mut others = BTreeSet::new();
+        for around in self.narrowest(networks) {
+            let nodes = around.nodes.iter().filter(|node| **node != chosen);
+            others.extend(nodes.take(OVERLAPS));
+        }
+        others.into_iter().take(OVERLAPS)
     }
 }
 
@@ -263,40 +267,37 @@ mod tests {
         );
         assert!(found.uncovered.is_empty());
         assert_eq!(found.overlaps[&(NodeId(1), NodeId(7))], 128);
-        // Not one for each pair of nodes.
-        assert_eq!(found.overlaps.len(), 1_023 * OTHERS);
-        assert!(found.more_overlaps);
     }
 
+    /// Each node announces the network of all and some addresses of its own, so that thousands of targets are in networks
+    /// of their own.
+    /// An organization enrolls its nodes itself: without the bound, each target would cost as much as there are nodes.
     #[test]
-    fn the_first_overlaps_of_a_node_are_complete() {
-        // Node 20 scans both halves. All others cover the first one, and half of them the second one too.
-        let nodes: Vec<(NodeId, Vec<IpNetwork>)> = (1..=40_i64)
-            .map(|id| {
-                let texts = match (id, id % 2) {
-                    (20, _) => "10.0.0.0/25 10.0.0.128/25 10.0.0.0/24",
-                    (_, 0) => "10.0.0.0/24",
-                    _ => "10.0.0.0/25",
-                };
-                (NodeId(id), networks(texts))
+    fn few_of_a_thousand_nodes_are_counted_for_each_target() {
+        let nodes: Vec<(NodeId, Vec<IpNetwork>)> = (0..1_024_u32)
+            .map(|at| {
+                let own = (0..15).map(|n| {
+                    let ip = std::net::Ipv4Addr::from(0x0a00_0000 + at * 15 + n);
+                    IpNetwork::new(ip.into(), 32).expect("an address")
+                });
+                let all = networks("10.0.0.0/16");
+                (NodeId(i64::from(at) + 1), own.chain(all).collect())
             })
             .collect();
         let candidates: Vec<_> = nodes
             .iter()
             .map(|(node, subnets)| Candidate {
                 node: *node,
-                connected: node.0 == 20,
+                connected: true,
                 subnets,
             })
             .collect();
-        let found = coverage(&"10.0.0.0/24".parse().expect("a network"), &candidates);
-        assert_eq!(found.shares[&NodeId(20)].len(), 256);
-        let first: Vec<_> = found.overlaps.iter().take(OTHERS).collect();
-        for (at, ((chosen, other), count)) in first.into_iter().enumerate() {
-            assert_eq!((chosen.0, other.0), (20, at as i64 + 1));
-            assert_eq!(*count, if other.0 % 2 == 0 { 256 } else { 128 }, "{other}");
-        }
-        assert!(found.more_overlaps);
+        let targets: AddressList = "10.0.0.0-10.0.255.255".parse().expect("a range");
+        let found = coverage(&targets, &candidates);
+        assert_eq!(found.shares.len(), 1_024);
+        assert_eq!(found.overlaps.len(), 1_024 * OVERLAPS);
+        assert_eq!(found.overlaps[&(NodeId(500), NodeId(1))], 15);
+        assert!(!found.overlaps.contains_key(&(NodeId(500), NodeId(17))));
     }
 
     fn subnet() -> impl Strategy<Value = IpNetwork> {

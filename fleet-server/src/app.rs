@@ -27,6 +27,7 @@ use crate::{
     metrics::Metrics,
     pair::ForwardKey,
     passwords::Passwords,
+    plans::Plans,
     provider::Provider,
     readiness::Readiness,
     replicas::Replicas,
@@ -90,6 +91,7 @@ pub(crate) struct App {
     pub(crate) differences: KeySlots<OrgId>,
     /// Answers of an organization that are in memory as a whole until they are sent, of up to 65,536 rows each.
     pub(crate) whole_answers: KeySlots<OrgId>,
+    pub(crate) plans: Plans,
     pub(crate) undeclared_proxies: UndeclaredProxies,
     pub(crate) auditor: Auditor,
     pub(crate) passwords: Passwords,
@@ -142,6 +144,7 @@ impl App {
             lookups: Lookups::default(),
             differences: KeySlots::new(1, 16),
             whole_answers: KeySlots::new(4, 16),
+            plans: Plans::new(),
             undeclared_proxies: UndeclaredProxies::default(),
             passwords: Passwords::new(),
             provider: config.provider.clone().map(Provider::new),

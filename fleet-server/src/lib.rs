@@ -51,6 +51,7 @@ mod orders;
 mod pair;
 mod passwords;
 mod planning;
+mod plans;
 mod policy;
 mod prober;
 mod provider;

@@ -1,7 +1,10 @@
 //! The plan of a scan for the nodes that its operator named: one node, several, those of a site, or all. The rules are
 //! in `fleet-discovery` (`shares.rs`, `plan/joint.rs`); this file loads the nodes and sites. Start with [`planned`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use fleet_core::{NodeId, OrgId, SiteId, enrollment::NodeState, limits};
 use fleet_discovery::{
@@ -152,8 +155,13 @@ pub(crate) async fn planned(
     let rows = nodes(app, org, choice).await?;
     check_participants(rows.len()).map_err(|error| failure::plan(&error))?;
     let sites = app.store.list_sites(org).await.answered()?;
-    let participants = participants(app, &rows, &sites)?;
-    let planned = plan_over(request, &participants, &app.plan_policy());
+    let participants = Arc::new(participants(app, &rows, &sites)?);
+    let work = {
+        let (request, participants) = (request.clone(), participants.clone());
+        let policy = app.plan_policy();
+        move || plan_over(&request, &participants, &policy)
+    };
+    let planned = app.plans.compute(org, work).await?;
     let mut joint = planned.map_err(|error| failure::plan(&error))?;
     let Some(first) = joint.shares.first().map(|share| share.node) else {
         return Err(no_node(choice));

@@ -204,8 +204,12 @@ pub(crate) async fn planned(
         .map_or_else(NodeProfile::upstream, fleet_store::Hello::profile);
     let site = app.store.site(org, row.site).await.answered()?;
     let exclusions = exclusions(site.as_ref())?;
-    let mut plan = plan_at_site(request, &profile, &app.plan_policy(), &exclusions)
-        .map_err(|error| unplanned(&row, &error))?;
+    let work = {
+        let (request, profile, policy) = (request.clone(), profile.clone(), app.plan_policy());
+        move || plan_at_site(&request, &profile, &policy, &exclusions)
+    };
+    let plan = app.plans.compute(org, work).await?;
+    let mut plan = plan.map_err(|error| unplanned(&row, &error))?;
     let history = app.store.scan_history(org, node).await.answered()?;
     let paced = profile.clone().at_most(request.rate);
     plan.estimate = estimate(&plan, &paced, &history.past);

@@ -1,9 +1,15 @@
 //! Wake-ups: "this scan or pairing changed, read it again". A wake-up carries no data, and a missed one is harmless,
 //! because every subscriber also reads once a second.
 
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::{
+    hash::{BuildHasher, Hash, RandomState},
+    sync::Arc,
+};
 
-use tokio::sync::{Notify, futures::Notified};
+use tokio::sync::{
+    Notify,
+    futures::{Notified, OwnedNotified},
+};
 
 /// Number of slots. Keys that share a slot wake each other's subscribers, which read and sleep again.
 const SLOTS: usize = 64;
@@ -11,14 +17,14 @@ const SLOTS: usize = 64;
 /// A fixed set of slots, shared by all scans and pairings, so that watchers of unknown ids cost no memory.
 #[derive(Debug)]
 pub(crate) struct Wakeups {
-    slots: [Notify; SLOTS],
+    slots: [Arc<Notify>; SLOTS],
     hasher: RandomState,
 }
 
 impl Wakeups {
     pub(crate) fn new() -> Self {
         Self {
-            slots: std::array::from_fn(|_| Notify::new()),
+            slots: std::array::from_fn(|_| Arc::default()),
             hasher: RandomState::new(),
         }
     }
@@ -33,7 +39,12 @@ impl Wakeups {
         self.slot(key).notified()
     }
 
-    fn slot(&self, key: impl Hash) -> &Notify {
+    /// The same without a borrow.
+    pub(crate) fn subscribe_owned(&self, key: impl Hash) -> OwnedNotified {
+        self.slot(key).clone().notified_owned()
+    }
+
+    fn slot(&self, key: impl Hash) -> &Arc<Notify> {
         let hash = usize::try_from(self.hasher.hash_one(key) % SLOTS as u64).unwrap_or(0);
         &self.slots[hash]
     }

@@ -119,11 +119,14 @@ fn missing_tests(files: &[PathBuf], file: &Path, text: &str) -> Result<Vec<Strin
     };
     let mut missing: BTreeSet<&str> = text.split('`').skip(1).step_by(2).filter(is_test).collect();
     for source in files {
-        if source.extension().is_some_and(|kind| kind == "rs") {
-            let code = std::fs::read_to_string(source)
-                .with_context(|| format!("reading {}", source.display()))?;
-            missing.retain(|name| !code.contains(&format!("fn {name}(")));
-        }
+        let keyword = match source.extension().and_then(|kind| kind.to_str()) {
+            Some("rs") => "fn",
+            Some("py") => "def",
+            Some(_) | None => continue,
+        };
+        let code = std::fs::read_to_string(source)
+            .with_context(|| format!("reading {}", source.display()))?;
+        missing.retain(|name| !code.contains(&format!("{keyword} {name}(")));
     }
     let sentence = |name| format!("there is no test `{name}`");
     Ok(missing.into_iter().map(sentence).collect())

@@ -75,7 +75,7 @@ const STEPS: [Step; 17] = [
         "a client in another language, written from the wire contract",
         python::client,
     )
-    .needs(&[BUILD]),
+    .needs(&[BUILD, "postgres"]),
     Step::new(
         "browser",
         "the web page in headless Chromium",

@@ -114,19 +114,10 @@ pub fn plan_over(
             name(*node)
         ));
     }
-    if coverage.overlaps.len() > OVERLAPS_SHOWN || coverage.more_overlaps {
+    if coverage.overlaps.len() > OVERLAPS_SHOWN {
         notes.push(format!(
-            "{}{} more pairs of nodes have targets in common: each target is scanned once",
-            if coverage.more_overlaps {
-                "at least "
-            } else {
-                ""
-            },
-            coverage
-                .overlaps
-                .len()
-                .saturating_sub(OVERLAPS_SHOWN)
-                .max(1)
+            "at least {} more pairs of nodes have targets in common: each target is scanned once",
+            coverage.overlaps.len() - OVERLAPS_SHOWN
         ));
     }
     let mut shares = Vec::new();
@@ -199,16 +190,14 @@ fn select_all(
     participants: &[Participant],
     policy: &PlanPolicy,
 ) -> Result<Selection, PlanError> {
-    let mut known = BTreeSet::new();
-    let mut subnets: Vec<IpNetwork> = Vec::new();
-    for subnet in participants
+    let mut seen = BTreeSet::new();
+    // In the order of the nodes, which is that of the notes.
+    let subnets: Vec<IpNetwork> = participants
         .iter()
         .flat_map(|one| &one.profile.local_subnets)
-    {
-        if known.insert((subnet.network(), subnet.prefix())) {
-            subnets.push(*subnet);
-        }
-    }
+        .copied()
+        .filter(|subnet| seen.insert(*subnet))
+        .collect();
     let all = NodeProfile {
         local_subnets: subnets,
         // Names are refused with an error of their own.

@@ -4,11 +4,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
 
-use fleet_core::{DeviceId, DeviceIdentifier, PairOutcome, PairingStatus, limits};
+use fleet_core::{DeviceId, DeviceIdentifier, PairOutcome, PairingStatus, Permission, limits};
 use fleet_store::{Actor, AuditEntry, AuditResult, BindError, DevicePairing, DeviceRow};
 use fleet_wire::{
     RpcError,
@@ -20,6 +21,7 @@ use futures::future::join_all;
 use super::{dialing::Dialing, rules::SiteRules};
 use crate::{
     app::App,
+    auth::until_revoked,
     call::OperatorCall,
     config::DirectPath,
     convert,
@@ -39,7 +41,7 @@ const PAGE: u32 = 1_000;
 const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Pairs the selected devices; returns the identifiers of those that were not paired. It continues if the caller hangs
-/// up.
+/// up, and ends when the caller's credential is revoked.
 pub(crate) async fn pair(
     app: &Arc<App>,
     call: &OperatorCall,
@@ -94,8 +96,9 @@ async fn pair_selected(
     let mut failed = selected.failed;
     let mut refused = Vec::new();
     let mut paired = Ok(());
+    let mut revoked = Box::pin(until_revoked(app.clone(), call, Permission::MinerPair));
     for batch in selected.devices.chunks(AT_ONCE) {
-        match pairing.batch(batch, &mut refused).await {
+        match pairing.batch(batch, &mut refused, revoked.as_mut()).await {
             Ok(not_paired) => failed.extend(not_paired),
             Err(error) => {
                 paired = Err(error);
@@ -251,11 +254,13 @@ struct Pairing {
 
 impl Pairing {
     /// Tries some devices; returns the identifiers of those that were not paired. Adds the reasons of those that a site
-    /// does not allow to `refused`.
+    /// does not allow to `refused`. It ends with the refusal that `revoked` returns, without the logins in
+    /// progress.
     async fn batch(
         &self,
         devices: &[DeviceRow],
         refused: &mut Vec<String>,
+        revoked: Pin<&mut (impl Future<Output = RpcError> + Send)>,
     ) -> Result<Vec<String>, RpcError> {
         let addresses: Vec<IpAddr> = devices.iter().filter_map(address).collect();
         let wait = |pause| async move {
@@ -275,7 +280,18 @@ impl Pairing {
         };
         // All at once, because the addresses may be dialed for 15 s only (decision 0003).
         let attempts = devices.iter().map(|row| self.attempt(row, &permit, &rules));
-        let tried = join_all(attempts).await;
+        let tried = tokio::select! {
+            biased;
+            refusal = revoked => Err(refusal),
+            tried = join_all(attempts) => Ok(tried),
+        };
+        let tried = match tried {
+            Ok(tried) => tried,
+            Err(refusal) => {
+                self.dialing.end(&permit).await;
+                return Err(refusal);
+            }
+        };
         let by_rule = tried.iter().filter_map(|tried| match tried {
             Err(NotPaired::Rule(reason)) => Some(reason.clone()),
             Err(NotPaired::Device(_)) | Ok(_) => None,

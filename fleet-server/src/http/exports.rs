@@ -45,8 +45,7 @@ pub(super) async fn difference(
     let format = file.split_once('.').and_then(|(_, end)| Format::of(end));
     let format = format.unwrap_or(Format::Json);
     let pieces = futures::stream::iter(pieces(found, group, format).map(Ok));
-    // The permit is held until the caller has read the last row.
-    let body = lists::streamed(app, &operator, permit, pieces);
+    let body = lists::streamed(app, &operator, parts, permit, pieces);
     let mut response = respond(StatusCode::OK, format.content_type(), body);
     let name = format!("attachment; filename=\"scan-{scan}-{file}\"");
     if let Ok(name) = HeaderValue::from_str(&name) {

@@ -231,27 +231,29 @@ async fn respond_with(
     }
     let content_type = encoder.format().content_type();
     let pieces = pieces(app.clone(), operator.org, encoder, rows);
-    let body = streamed(app, &operator, permit, pieces);
+    let body = streamed(app, &operator, parts, permit, pieces);
     Ok(respond(StatusCode::OK, content_type, body))
 }
 
-/// A body that is read while the caller may read it, and that holds `permit` until its end.
+/// The body of a download. It ends when its caller may not read it any more, also while the caller does not read, and
+/// holds `permit` until its end.
 pub(super) fn streamed(
     app: &Arc<App>,
     operator: &OperatorIdentity,
+    parts: &Parts,
     permit: Arc<CallPermit>,
     pieces: impl Stream<Item = Result<Bytes, RpcError>> + Send + 'static,
 ) -> Body {
+    let cut = auth::cut_when_revoked(app, operator, Permission::NodeRead, &parts.extensions);
     let pieces = auth::while_permitted(app.clone(), operator, Permission::NodeRead, pieces);
-    let frames = pieces.map(move |piece| {
-        let _held = &permit;
+    let frames = pieces.map(|piece| {
         // The error breaks the connection, so that nobody takes a part for the whole.
         piece.map(Frame::data).map_err(|error| {
             tracing::debug!(%error, "an export ended early");
             BoxError::from(error.to_string())
         })
     });
-    Body::new(StreamBody::new(frames))
+    Body::new(StreamBody::new(frames)).holding((permit, cut))
 }
 
 fn pieces(

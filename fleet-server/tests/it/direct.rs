@@ -146,6 +146,8 @@ impl Prober for Wire {
             if let Err(why) = order.permit.check(order.endpoint) {
                 return answer(PairOutcome::Error, &why);
             }
+            let turn = self.turns.acquire().await;
+            turn.expect("open").forget();
             let ip = order.endpoint.ip;
             self.dialed.lock().expect("not poisoned").push(ip);
             match order.login {
@@ -570,6 +572,41 @@ async fn the_alerts_of_a_scan_whose_server_stopped_are_stored_by_another_server(
     })
     .await;
     assert_eq!(world.store.direct_runs().await.expect("read"), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_ends_its_pairing_by_the_server() {
+    // One turn, for the scan: the pairing lasts until it is ended.
+    let wire = Wire::with(&["10.0.0.7"], 1);
+    let world = wire.world().await;
+    let operator = world.operator(Role::Operator).await;
+    let asked = list(&["10.0.0.7"], &[]);
+    to_its_end(scan(&operator, asked).await.expect("starts")).await;
+    let keys = KeyClient::new(world.channel());
+    let create = CreateKeyRequest {
+        name: "pairer".to_owned(),
+        ..CreateKeyRequest::default()
+    };
+    let key = keys.create_key(&create, operator.options()).await;
+    let key = key.expect("is created");
+    let pairing = tokio::spawn({
+        let mut by_key = operator.clone();
+        by_key.key.clone_from(&key.key);
+        async move { not_paired(&by_key, named(&["10.0.0.7"]), Some(PASSWORD)).await }
+    });
+    // Recorded before the first dial.
+    eventually(|| async { world.audited(operator.org, "direct.pair").await.len() == 1 }).await;
+    let revoke = RevokeKeyRequest { key_id: key.key_id };
+    let revoked = keys.revoke_key(&revoke, operator.options()).await;
+    revoked.expect("is revoked");
+    let ended = soon(pairing).await.expect("does not panic");
+    assert_eq!(ended.expect_err("is revoked").code, Code::Unauthenticated);
+    assert_eq!(wire.dialed().len(), 1, "by the scan");
+    // Its slot and its addresses are free again.
+    wire.turns.add_permits(1);
+    let failed = not_paired(&operator, named(&["10.0.0.7"]), Some(PASSWORD)).await;
+    assert!(failed.expect("answers").is_empty());
+    assert_eq!(wire.dialed().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -30,7 +30,7 @@ use fleet_wire::{
         DirectClient, NodeClient, OverviewClient, ResultClient, ScanClient, SiteClient,
     },
     gateway::FleetNodeGatewayClient,
-    listener::{self, Drained, ListenerConfig},
+    listener::{self, Drained, ListenerConfig, ListenerCounts},
     pairing::{self, DiscoverRequest, PairingClient, discover_request::Mode},
 };
 use futures::StreamExt;
@@ -42,7 +42,10 @@ pub(crate) use node::{
 pub(crate) use provider::{Begun, PUBLIC, StandIn};
 pub(crate) use scan::{Started, start, start_as, uncounted};
 use tempfile::TempDir;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 /// The longest wait of any test. Only a failure takes this long; a busy machine needs most of it.
@@ -229,6 +232,25 @@ impl World {
         address
     }
 
+    /// Opens another port of the server until the test ends. Its connections buffer little for peers that do not read.
+    pub(crate) async fn narrow_port(&self) -> NarrowPort {
+        let running = self.running.as_ref().expect("it runs");
+        let service = running.server.service();
+        let socket = TcpSocket::new_v4().expect("a socket");
+        // Accepted connections inherit it.
+        socket.set_send_buffer_size(4_096).expect("is set");
+        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(any).expect("a port");
+        let socket = socket.listen(64).expect("a port");
+        let address = socket.local_addr().expect("an address");
+        let config = ListenerConfig::plaintext();
+        let counts = config.counts.clone();
+        tokio::spawn(async move {
+            listener::serve(socket, service, &config, CancellationToken::new()).await
+        });
+        NarrowPort { address, counts }
+    }
+
     /// Stops the server's background work at once, as in a process that hangs or is killed. Its streams stay open until
     /// the returned port is dropped.
     pub(crate) fn hang(&mut self) -> Hung {
@@ -338,6 +360,13 @@ impl World {
             .expect("it is there")
             .duplicate_identity
     }
+}
+
+/// A port whose connections buffer little.
+#[derive(Debug)]
+pub(crate) struct NarrowPort {
+    pub(crate) address: std::net::SocketAddr,
+    pub(crate) counts: Arc<ListenerCounts>,
 }
 
 /// The port of a server that does nothing any more.

@@ -11,6 +11,7 @@ mod commands;
 mod devices;
 mod direct;
 mod discover;
+mod downloads;
 mod drain;
 mod enrollment;
 mod examples;

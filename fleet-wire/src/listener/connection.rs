@@ -19,7 +19,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::graceful::GracefulConnection,
 };
 use tokio::{
@@ -40,6 +40,7 @@ use super::{
     guard::Standing,
     metered::Metered,
     proxied,
+    request::{RequestGuard, Streams},
     rewind::{Opening, Rewind},
     stall::StallGuard,
     table::Slot,
@@ -194,8 +195,11 @@ impl Connection {
             let too_many = is_long || request.headers().len() > HEADERS;
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(guard.clone());
-            let service = service.clone();
+            let (service, guard) = (service.clone(), guard.clone());
             async move {
+                request
+                    .extensions_mut()
+                    .insert(RequestGuard::current(&guard));
                 if too_many {
                     return Ok(refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
                 }
@@ -318,14 +322,14 @@ fn header_list(request: &Request<Incoming>) -> usize {
     headers + target.map_or(0, |target| target.as_str().len())
 }
 
-fn http2_limits(shared: bool) -> http2::Builder<TokioExecutor> {
+fn http2_limits(shared: bool) -> http2::Builder<Streams> {
     let (header_list, pending_resets, error_resets) = if shared {
         // A limit on the life of the connection would count the errors of all peers.
         (SHARED_HEADER_LIST, SHARED_PENDING_RESETS, None)
     } else {
         (HEADER_LIST, PENDING_RESETS, Some(ERROR_RESETS))
     };
-    let mut http2 = http2::Builder::new(TokioExecutor::new());
+    let mut http2 = http2::Builder::new(Streams);
     http2
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
