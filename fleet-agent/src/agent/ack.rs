@@ -50,6 +50,8 @@ pub(super) struct Unreported {
     pub(super) unreportable: u64,
     /// Skipped names, unless the server knows them from the pins.
     pub(super) skipped_names: Option<String>,
+    /// The server reads no notes of an ack, so its reason contains them.
+    pub(super) notes_in_reason: bool,
 }
 
 /// Builds the ack from how the command ended and from the counts of its reports.
@@ -60,7 +62,8 @@ pub(super) fn ack(
     tally: &Tally,
     gaps: Unreported,
 ) -> ControlAck {
-    let (code, reason) = scan_result(ending, stopped, tally, gaps);
+    let notes_in_reason = gaps.notes_in_reason;
+    let (code, mut reason) = scan_result(ending, stopped, tally, gaps);
     let mut notes = Vec::new();
     let mut outcomes = Vec::new();
     if let Ending::Ran(summary) = ending {
@@ -93,6 +96,13 @@ pub(super) fn ack(
         );
     }
     notes.truncate(NOTES.0);
+    if notes_in_reason {
+        let own = [reason].into_iter().filter(|reason| !reason.is_empty());
+        reason = own
+            .chain(notes.iter().cloned())
+            .collect::<Vec<_>>()
+            .join("; ");
+    }
     ControlAck {
         command_id: command.as_str().to_owned(),
         // An upstream server takes OK for a success only with this flag.
@@ -182,6 +192,7 @@ fn scan_result(
     Unreported {
         unreportable,
         skipped_names,
+        notes_in_reason: _,
     }: Unreported,
 ) -> (AckCode, String) {
     let summary = match ending {
@@ -353,6 +364,7 @@ mod tests {
             let gaps = Unreported {
                 unreportable,
                 skipped_names: None,
+                notes_in_reason: false,
             };
             let ack = ack(&id, &ending, stopped, &tally, gaps);
             assert_eq!(AckCode::from_number(ack.code), code, "{ending:?}");
@@ -382,6 +394,40 @@ mod tests {
                 "197 of 400 reported devices are identified and belong to another node or to the server"
             ]
         );
+    }
+
+    #[test]
+    fn a_server_that_reads_no_notes_gets_them_in_the_reason() {
+        let id = WireCommandId::new("c").expect("an id");
+        for (failures, notes_in_reason, expected) in [
+            (0, false, ""),
+            (
+                0,
+                true,
+                "the server rejected 2 of 3 reported devices; a plugin is down",
+            ),
+            (1, false, "a driver crashed or failed 1 times"),
+            (
+                1,
+                true,
+                "a driver crashed or failed 1 times; the server rejected 2 of 3 reported devices; a plugin is down",
+            ),
+        ] {
+            let ending = match ran(&[TargetOutcome::Identified], None, failures) {
+                Ending::Ran(summary) => Ending::Ran(ScanSummary {
+                    notes: vec!["a plugin is down".to_owned()],
+                    ..summary
+                }),
+                other => other,
+            };
+            let gaps = Unreported {
+                notes_in_reason,
+                ..Unreported::default()
+            };
+            let ack = ack(&id, &ending, None, &tally(1, 2, 0), gaps);
+            assert_eq!(ack.error_message, expected);
+            assert_eq!(ack.succeeded, failures == 0);
+        }
     }
 
     #[test]

@@ -291,6 +291,8 @@ impl Shell {
             Unreported {
                 unreportable: work.unreportable,
                 skipped_names,
+                // An upstream server logs the reason of a partial scan.
+                notes_in_reason: self.server.is_empty(),
             },
         );
         // An upstream server sends a telemetry command for every paired device, every few seconds.
