@@ -413,13 +413,13 @@ mod tests {
                 "a driver crashed or failed 1 times; the server rejected 2 of 3 reported devices; a plugin is down",
             ),
         ] {
-            let ending = match ran(&[TargetOutcome::Identified], None, failures) {
-                Ending::Ran(summary) => Ending::Ran(ScanSummary {
-                    notes: vec!["a plugin is down".to_owned()],
-                    ..summary
-                }),
-                other => other,
+            let Ending::Ran(summary) = ran(&[TargetOutcome::Identified], None, failures) else {
+                panic!("the scan did not run");
             };
+            let ending = Ending::Ran(ScanSummary {
+                notes: vec!["a plugin is down".to_owned()],
+                ..summary
+            });
             let gaps = Unreported {
                 notes_in_reason,
                 ..Unreported::default()
