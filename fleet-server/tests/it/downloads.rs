@@ -36,7 +36,7 @@ struct Scene {
 
 async fn scene() -> Scene {
     let world = World::new().await;
-    let port = world.narrow_port().await;
+    let port = world.narrow_port();
     let operator = world.operator(Role::Admin).await;
     let enrolled = Enrolled::new(&world, &operator).await;
     let mut node = enrolled.connect(&world, Profile::ours()).await;

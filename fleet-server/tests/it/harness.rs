@@ -233,7 +233,7 @@ impl World {
     }
 
     /// Opens another port of the server until the test ends. Its connections buffer little for peers that do not read.
-    pub(crate) async fn narrow_port(&self) -> NarrowPort {
+    pub(crate) fn narrow_port(&self) -> NarrowPort {
         let running = self.running.as_ref().expect("it runs");
         let service = running.server.service();
         let socket = TcpSocket::new_v4().expect("a socket");

@@ -432,7 +432,6 @@ async fn a_schedule_plans_each_run_for_the_nodes_of_its_site() {
 /// The nodes are copied in the database, because enrolling a thousand takes minutes. The times are printed, for
 /// docs/performance.md: they must grow with the number of nodes.
 #[tokio::test(flavor = "multi_thread")]
-#[expect(clippy::print_stderr, reason = "the measured times are shown")]
 async fn a_scan_over_the_most_nodes_has_a_share_for_each() {
     let world = World::new().await;
     let admin = world.operator(Role::Admin).await;
