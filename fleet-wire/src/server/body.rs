@@ -28,7 +28,12 @@ pub struct Body {
     held: Option<Box<dyn Send>>,
     /// Whether a frame was read.
     begun: bool,
+    /// The part of a frame that was not passed on yet.
+    rest: Bytes,
 }
+
+/// The largest frame that is passed on: what an HTTP/2 stream buffers for a slow reader.
+const PIECE: usize = 16 << 10;
 
 impl Body {
     /// Wraps any body.
@@ -41,6 +46,7 @@ impl Body {
             inner: body.map_err(Into::into).boxed_unsync(),
             held: None,
             begun: false,
+            rest: Bytes::new(),
         }
     }
 
@@ -101,18 +107,39 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.begun = true;
-        Pin::new(&mut self.inner).poll_frame(cx)
+        if self.rest.is_empty() {
+            let frame = match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            };
+            match frame.into_data() {
+                Ok(data) if data.len() > PIECE => self.rest = data,
+                Ok(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Err(frame) => return Poll::Ready(Some(Ok(frame))),
+            }
+        }
+        let piece = self.rest.len().min(PIECE);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))))
     }
 
     /// A body that keeps a value is not at its end after its last frame. hyper drops a body that says so while that frame
-    /// is still in memory, and asks others for one more frame when it is nearly sent. Without this, callers that do not
-    /// read could have any number of answers in memory, because none of them would count as a call.
+    /// is still in memory, and asks others for one more frame: over HTTP/1.1 when it is nearly sent, and over HTTP/2 as soon
+    /// as h2 has taken it, which is why frames are small. Without this, callers that do not read could have any number of
+    /// answers in memory, because none of them would count as a call.
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream() && !(self.begun && self.held.is_some())
+        let is_read = self.inner.is_end_stream() && self.rest.is_empty();
+        is_read && !(self.begun && self.held.is_some())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        let (inner, rest) = (self.inner.size_hint(), self.rest.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(inner.lower().saturating_add(rest));
+        if let Some(upper) = inner.upper() {
+            hint.set_upper(upper.saturating_add(rest));
+        }
+        hint
     }
 }
 
@@ -389,5 +416,23 @@ mod tests {
         let mut body = Body::from("an answer");
         body.frame().await.expect("a frame").expect("data");
         assert!(body.is_end_stream());
+    }
+
+    #[tokio::test]
+    async fn a_long_frame_is_passed_on_in_pieces() {
+        let whole = Bytes::from(vec![7; 2 * PIECE + 1]);
+        let mut body = Body::from(whole.clone());
+        let mut pieces = Vec::new();
+        let mut left = whole.len() as u64;
+        while let Some(frame) = body.frame().await {
+            let piece = frame.expect("data").into_data().expect("data");
+            left -= piece.len() as u64;
+            assert_eq!(body.size_hint().exact(), Some(left));
+            assert_eq!(body.is_end_stream(), left == 0);
+            pieces.push(piece);
+        }
+        let lengths: Vec<usize> = pieces.iter().map(Bytes::len).collect();
+        assert_eq!(lengths, [PIECE, PIECE, 1]);
+        assert_eq!(pieces.concat(), whole);
     }
 }
