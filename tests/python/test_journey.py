@@ -223,8 +223,8 @@ def read_the_summary(page: Journey) -> None:
     assert parts["identified"] > 0, parts
     reports = part_values(page, "#ledger-reports")
     assert reports["reported"] == reports["accepted"] + reports["rejected"], reports
-    # The page shows at most 5,000 rows without a click.
-    expected = min(reports["accepted"], 5000)
+    # The page shows at most 1,000 rows without a click.
+    expected = min(reports["accepted"], 1000)
     rows = page.until("a row for every accepted report", lambda: len(now := page.snapshot()["rows"]) >= expected and now)
     assert len(rows) == len(set(rows)) == expected, "each accepted report is one row"
 

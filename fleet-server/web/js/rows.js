@@ -1,5 +1,5 @@
-// The devices of a scan as table rows in order of arrival. Rows are appended once per frame, never move, and are
-// limited to a page.
+// The devices of a scan as table rows in order of arrival. Rows are appended once per frame, do not move unless the
+// filter changes, and are limited to a page. The filter searches all devices, also those without a row.
 
 import { fill, h } from "./dom.js";
 import { count, endpoint, int, makeAndModel } from "./format.js";
@@ -9,8 +9,8 @@ import { selectAllBox } from "./selection.js";
 
 /** Rows drawn per frame. More would block the page while an old scan of thousands of rows is replayed. */
 const ROWS_PER_FRAME = 100;
-/** Rows drawn before the operator must ask for more. */
-const PAGE = 5000;
+/** Rows drawn before the operator must ask for more. A row costs as much as three events of a replay. */
+const PAGE = 1000;
 
 const COLUMNS = [
   { name: "endpoint", label: "Address" },
@@ -29,16 +29,21 @@ export function deviceRows(container, more, { chosen = null, item = (/** @type {
   chosen?.onchange(() => whole.update());
   const table = grid({ kind: "found", label: "Devices found, in order of arrival", columns: whole ? [{ name: "select", label: whole.box }, ...COLUMNS] : COLUMNS });
   const devices = [];
-  const drawn = [];
+  /** Positions of the devices that match the filter. The first `shown` have a row. */
+  let matching = [];
+  /** @type {Map<number, any>} The rows by position. */
+  const drawn = new Map();
   const positions = new Map();
   const addresses = new Set();
   let shown = 0;
   let allowed = PAGE;
   let offered = -1;
   let wanted = "";
+  /** Whether a replaced device matches the filter now or does not match it any more. */
+  let stale = false;
 
   function offer(schedule) {
-    const waiting = devices.length - allowed;
+    const waiting = matching.length - allowed;
     if (waiting === offered || (waiting <= 0 && offered === -1)) return;
     offered = waiting > 0 ? waiting : -1;
     if (waiting <= 0) {
@@ -53,25 +58,36 @@ export function deviceRows(container, more, { chosen = null, item = (/** @type {
   }
 
   const keyOf = (device) => String(device.device_id ?? device.seq);
-  const visible = () => devices.slice(0, shown).filter(matches);
+  const visible = () => matching.slice(0, shown).map((position) => devices[position]);
 
   function rowOf(device) {
     const select = chosen ? { select: chosen.box(keyOf(device), item(device), device.identifier) } : {};
-    const row = table.row({ ...select, ...cells(device) }, { "data-seq": device.seq });
-    row.hidden = !matches(device);
-    return row;
+    return table.row({ ...select, ...cells(device) }, { "data-seq": device.seq });
   }
 
   function matches(device) {
     return !wanted || textOf(device).includes(wanted);
   }
 
+  /** Replaces a device, and its row if it has one. */
   function redraw(position, device) {
+    stale ||= matches(devices[position]) !== matches(device);
     devices[position] = device;
-    if (position >= drawn.length) return;
+    const before = drawn.get(position);
+    if (!before) return;
     const row = rowOf(device);
-    drawn[position].replaceWith(row);
-    drawn[position] = row;
+    before.replaceWith(row);
+    drawn.set(position, row);
+  }
+
+  /** Removes the rows, so that those of all devices that match now are drawn. */
+  function restart() {
+    stale = false;
+    matching = [...devices.keys()].filter((position) => matches(devices[position]));
+    table.clear();
+    drawn.clear();
+    chosen?.forget();
+    shown = 0;
   }
 
   return {
@@ -85,6 +101,7 @@ export function deviceRows(container, more, { chosen = null, item = (/** @type {
       const position = positions.get(id);
       if (position === undefined) {
         positions.set(id, devices.length);
+        if (matches(device)) matching.push(devices.length);
         devices.push(device);
         return;
       }
@@ -105,29 +122,31 @@ export function deviceRows(container, more, { chosen = null, item = (/** @type {
     get hosts() {
       return addresses.size;
     },
-    /** Shows only the rows with a text. Returns their number among the drawn ones. */
-    filter(text) {
-      wanted = text.trim().toLowerCase();
-      let matching = 0;
-      for (const [at, row] of drawn.entries()) {
-        const fits = matches(devices[at]);
-        if (row.hidden === fits) row.hidden = !fits;
-        if (fits) matching += 1;
+    /** Shows only the devices with a text, and draws their rows anew. Returns their number. */
+    filter(text, schedule) {
+      const next = text.trim().toLowerCase();
+      if (next !== wanted) {
+        [wanted, allowed] = [next, PAGE];
+        restart();
+        schedule();
       }
-      whole?.update();
-      return matching;
+      return matching.length;
     },
     /** Draws the rows of this frame and schedules another frame if rows remain. */
     paint(schedule) {
-      const until = Math.min(devices.length, allowed, shown + ROWS_PER_FRAME);
+      if (stale) restart();
+      const most = Math.min(matching.length, allowed);
+      const until = Math.min(most, shown + ROWS_PER_FRAME);
       if (until > shown) {
         if (!table.element.isConnected) container.append(table.element);
-        const rows = devices.slice(shown, until).map(rowOf);
-        drawn.push(...rows);
+        const next = matching.slice(shown, until);
+        const rows = next.map((position) => rowOf(devices[position]));
+        for (const [at, position] of next.entries()) drawn.set(position, rows[at]);
         table.append(rows);
         shown = until;
+        whole?.update();
       }
-      if (shown < Math.min(devices.length, allowed)) schedule();
+      if (shown < most) schedule();
       offer(schedule);
     },
   };

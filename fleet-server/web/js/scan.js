@@ -28,7 +28,7 @@ const POLL_MS = 1500;
 const ANNOUNCE_EVERY_MS = 15_000;
 
 /** Events handled per frame. A connection can deliver thousands at once, which would block the page. */
-const EVENTS_PER_FRAME = 200;
+const EVENTS_PER_FRAME = 300;
 
 /** Unidentified hosts drawn. Thousands would block the page. */
 const HOSTS_SHOWN = 200;
@@ -98,7 +98,7 @@ export function scanView(root, scanId) {
   }
 
   function showFilter() {
-    const matching = rows.filter(parts.filter.value);
+    const matching = rows.filter(parts.filter.value, schedule);
     setText(parts.matching, parts.filter.value.trim() ? `${count(matching)} of ${plural(rows.count, "device")}` : "");
   }
 
