@@ -22,28 +22,14 @@ async fn get(world: &World, operator: &Operator, path: &str) -> Http {
     let bearer = format!("Bearer {}", operator.key);
     let headers = [("authorization", bearer.as_str())];
     let mut answer = request(world.address(), "GET", path, &headers, "").await;
-    answer.read_to_end().await;
+    answer.read_file().await;
     answer
-}
-
-/// The body of a chunked answer without the sizes of its chunks.
-fn unchunked(body: &str) -> String {
-    let (mut rest, mut whole) = (body, String::new());
-    while let Some((size, after)) = rest.split_once("\r\n") {
-        let size = usize::from_str_radix(size, 16).expect("a size");
-        if size == 0 {
-            return whole;
-        }
-        whole.push_str(&after[..size]);
-        rest = &after[size + 2..];
-    }
-    panic!("the body ends early: {whole}");
 }
 
 async fn export(world: &World, operator: &Operator, path: &str) -> String {
     let answer = get(world, operator, path).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
-    unchunked(&answer.body)
+    answer.body
 }
 
 async fn an_export_has_every_device_and_scan_in_each_format(url: &str) {
@@ -124,7 +110,7 @@ async fn an_export_has_every_device_and_scan_in_each_format(url: &str) {
 
     let groups = get(&world, &operator, "/api/prometheus/targets").await;
     assert_eq!(groups.header("content-type"), "application/json");
-    let groups: Vec<Value> = serde_json::from_str(&unchunked(&groups.body)).expect("groups");
+    let groups: Vec<Value> = serde_json::from_str(&groups.body).expect("groups");
     assert_eq!(groups.len(), DEVICES as usize);
     assert_eq!(groups[0]["targets"][0], "10.0.0.0:4028");
     let labels = groups[0]["labels"].as_object().expect("labels");

@@ -175,7 +175,9 @@ async fn a_difference_is_the_same_in_pages_and_files() {
     let file = async |name: &str| {
         let path = format!("/api/scans/{second}/{name}");
         let headers = [("authorization", bearer.as_str())];
-        request(world.address(), "GET", &path, &headers, "").await
+        let mut answer = request(world.address(), "GET", &path, &headers, "").await;
+        answer.read_file().await;
+        answer
     };
     let csv = file("difference.csv").await;
     assert_eq!(

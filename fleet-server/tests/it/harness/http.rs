@@ -53,6 +53,27 @@ impl Http {
     pub(crate) async fn read_to_end(&mut self) {
         soon(async { while read(&mut self.stream, &mut self.body).await {} }).await;
     }
+
+    /// Reads a file until its end. The body is then without the sizes of its chunks.
+    pub(crate) async fn read_file(&mut self) {
+        self.read_to_end().await;
+        if self.header("transfer-encoding") == "chunked" {
+            self.body = unchunked(&self.body);
+        }
+    }
+}
+
+fn unchunked(body: &str) -> String {
+    let (mut rest, mut whole) = (body, String::new());
+    while let Some((size, after)) = rest.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).expect("a size");
+        if size == 0 {
+            return whole;
+        }
+        whole.push_str(&after[..size]);
+        rest = &after[size + 2..];
+    }
+    panic!("the body ends early: {whole}");
 }
 
 async fn read(stream: &mut TcpStream, into: &mut String) -> bool {
