@@ -11,6 +11,11 @@ pub const SCAN_PORTS: usize = 64;
 pub const EXCLUDES: usize = 1_024;
 /// Maximum number of targets that a site excludes. Each is compared with every address of a plan.
 pub const SITE_EXCLUDES: usize = 256;
+/// Maximum number of targets that the sites of an organization exclude together: lists of sites have them all.
+pub const ORGANIZATION_EXCLUDES: usize = 4_096;
+/// Maximum number of sites that operators create in an organization. Sites that were created with their node do not
+/// count.
+pub const SITES: usize = 1_024;
 /// Maximum number of nodes of one scan. Each has a row and a history to read: planning over 1,024 nodes takes about a
 /// second.
 pub const SCAN_NODES: usize = 1_024;

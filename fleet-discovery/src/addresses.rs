@@ -13,13 +13,13 @@ use crate::shown::shown;
 
 /// At most 65,536 different addresses in ascending order, IPv4 before IPv6. The outcome bytes of a command have the
 /// same order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AddressList {
     runs: Vec<Run>,
 }
 
 /// Consecutive addresses of one family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Run {
     first: IpAddr,
     last: IpAddr,

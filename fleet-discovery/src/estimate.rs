@@ -5,7 +5,7 @@
 //! and slow devices: its tail. An earlier scan of the same addresses shows how many of them answer, and how long the tail
 //! is. Addresses without one count as a mixture of silent and answering ones ([`ASSUMED_FAR`], [`ASSUMED_NEAR`]).
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use fleet_core::{Port, Priority};
 use ipnetwork::IpNetwork;
@@ -150,7 +150,8 @@ struct Known<'a> {
 impl<'a> Known<'a> {
     fn new(plan: &Plan, node: &NodeProfile, past: &'a [PastScan]) -> Self {
         let planned = distinct(plan.chunks.iter().map(|chunk| chunk.scope.address_list()));
-        let total = count(&planned);
+        let planned = union(&planned);
+        let total = planned.len() as f64;
         let mut known = Self::default();
         let mut rest = total;
         let same_ports = past
@@ -158,10 +159,7 @@ impl<'a> Known<'a> {
             .filter(|scan| ports_of(&scan.ports, node) == ports_of(&plan.ports, node));
         for scan in same_ports {
             let size = count(&scan.addresses);
-            let pairs = planned
-                .iter()
-                .flat_map(|list| scan.addresses.iter().map(|other| list.common(other) as f64));
-            let common: f64 = pairs.sum();
+            let common = planned.common(&union(&scan.addresses)) as f64;
             let covered = common.min(rest);
             if size == 0.0 || common < COMMON * size.min(total) || covered < 1.0 {
                 continue;
@@ -299,13 +297,13 @@ impl Load {
 
 /// The lists, each once: a list is in one command for each share of the ports.
 pub(crate) fn distinct(lists: impl Iterator<Item = AddressList>) -> Vec<AddressList> {
-    let mut distinct: Vec<AddressList> = Vec::new();
-    for list in lists {
-        if !distinct.contains(&list) {
-            distinct.push(list);
-        }
-    }
-    distinct
+    let mut seen = BTreeSet::new();
+    lists.filter(|list| seen.insert(list.clone())).collect()
+}
+
+/// The addresses of lists. A plan has thousands of lists, and comparing each with each of another plan takes seconds.
+pub(crate) fn union(lists: &[AddressList]) -> AddressList {
+    lists.iter().flat_map(AddressList::iter).collect()
 }
 
 fn count(lists: &[AddressList]) -> f64 {

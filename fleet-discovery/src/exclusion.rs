@@ -10,7 +10,7 @@ use crate::{AddressList, TargetEntry, TargetError, TargetSet, shown::shown};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exclusion {
     entry: TargetEntry,
-    /// None for patterns of octets with more addresses than a scan has.
+    /// None for patterns of octets, which can have 65,536 runs of one address and are compared octet by octet.
     addresses: Option<AddressList>,
     site: String,
     reason: String,
@@ -49,8 +49,12 @@ impl Exclusion {
         let (Some(entry), true) = (entries.pop(), entries.is_empty()) else {
             return Err(ExclusionError::NotFixed(shown(target)));
         };
+        let addresses = match &entry {
+            TargetEntry::Octets(_) => None,
+            TargetEntry::Target(_) | TargetEntry::Range(..) => entry.addresses(),
+        };
         Ok(Self {
-            addresses: entry.addresses(),
+            addresses,
             entry,
             site: shown(site),
             reason: shown(reason),
@@ -133,6 +137,8 @@ mod tests {
         assert!(covers(&printers, "10.0.0.4") && covers(&printers, "::ffff:10.0.0.7"));
         assert!(!covers(&printers, "10.0.0.8"));
         assert!(covers(&pattern, "10.200.3.9") && !covers(&pattern, "10.200.3.8"));
+        // A site may exclude 256 such patterns.
+        assert_eq!(pattern.addresses, None);
         assert_eq!(printers.skipped(), "excluded at site barn: printers");
         let hostile = Exclusion::new("10.0.0.4", "\u{1b}[2J", "a\nb").expect("an exclusion");
         assert_eq!(hostile.skipped(), "excluded at site \\u{1b}[2J: a\\nb");

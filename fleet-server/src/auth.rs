@@ -361,6 +361,10 @@ pub(crate) async fn permit(
 /// Interval of checks of a credential in use, in case the notification of its revocation is missed.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
+/// The shortest time between two checks of one call. Organizations share wake-ups, and each change of a credential would
+/// otherwise cost a query for each stream of all of them.
+const BETWEEN_CHECKS: Duration = Duration::from_millis(250);
+
 /// The credential of a call in use, which must stay valid and keep a permission.
 struct InUse {
     app: Arc<App>,
@@ -370,6 +374,8 @@ struct InUse {
     checks: tokio::time::Interval,
     /// Fires when credentials of the organization change.
     changed: Pin<Box<OwnedNotified>>,
+    /// The last check.
+    checked: tokio::time::Instant,
 }
 
 impl InUse {
@@ -386,6 +392,7 @@ impl InUse {
             permission,
             checks,
             changed,
+            checked: tokio::time::Instant::now(),
         }
     }
 
@@ -395,12 +402,14 @@ impl InUse {
             () = self.changed.as_mut() => {}
             _ = self.checks.tick() => {}
         }
+        tokio::time::sleep_until(self.checked + BETWEEN_CHECKS).await;
     }
 
     /// Checks the credential, and returns the refusal. A storage failure refuses nothing.
     async fn check(&mut self) -> Result<(), RpcError> {
         // Before the check: a change after it must not be missed.
         self.changed.set(self.app.wakeups.subscribe_owned(self.org));
+        self.checked = tokio::time::Instant::now();
         let (credential, now) = (self.credential, self.app.environment.now());
         let check = self.app.detached(move |app| async move {
             app.store.operator_by_credential(credential, now).await

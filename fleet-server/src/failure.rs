@@ -165,6 +165,8 @@ refusals! {
         NameTaken { name, .. } => failed_precondition SITE_NAME_TAKEN [value = name];
         NotEmpty { site, .. } => failed_precondition SITE_NOT_EMPTY [site_id = site];
         TooMany { site, most, .. } => failed_precondition TOO_MANY_EXCLUDES [site_id = site, limit = most];
+        TooManyTogether { most, .. } => resource_exhausted TOO_MANY_EXCLUDES_OF_SITES [limit = most];
+        TooManySites(most) => resource_exhausted TOO_MANY_SITES [limit = most];
         Excluded { site, target } => failed_precondition ALREADY_EXCLUDED [site_id = site, value = target];
         NoExclude(exclude) => not_found EXCLUDE_NOT_FOUND [exclude_id = exclude];
     }

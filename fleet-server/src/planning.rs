@@ -152,6 +152,7 @@ pub(crate) async fn planned(
             blackout: planned.blackout,
         });
     }
+    let turn = app.plans.turn(org).await?;
     let rows = nodes(app, org, choice).await?;
     check_participants(rows.len()).map_err(|error| failure::plan(&error))?;
     let sites = app.store.list_sites(org).await.answered()?;
@@ -161,7 +162,7 @@ pub(crate) async fn planned(
         let policy = app.plan_policy();
         move || plan_over(&request, &participants, &policy)
     };
-    let planned = app.plans.compute(org, work).await?;
+    let (planned, turn) = turn.compute(work).await?;
     let mut joint = planned.map_err(|error| failure::plan(&error))?;
     let Some(first) = joint.shares.first().map(|share| share.node) else {
         return Err(no_node(choice));
@@ -172,16 +173,21 @@ pub(crate) async fn planned(
         Ok::<_, RpcError>(history.past)
     });
     let past: Vec<_> = past.buffered(HISTORIES).try_collect().await?;
-    let by_id: BTreeMap<NodeId, &Participant> =
-        participants.iter().map(|one| (one.node, one)).collect();
-    for (share, past) in joint.shares.iter_mut().zip(past) {
-        if let Some(node) = by_id.get(&share.node) {
-            let paced = node.profile.clone().at_most(request.rate);
-            share.plan.estimate = estimate(&share.plan, &paced, &past);
+    let rate = request.rate;
+    let work = move || {
+        let by_id: BTreeMap<NodeId, &Participant> =
+            participants.iter().map(|one| (one.node, one)).collect();
+        for (share, past) in joint.shares.iter_mut().zip(past) {
+            if let Some(node) = by_id.get(&share.node) {
+                let paced = node.profile.clone().at_most(rate);
+                share.plan.estimate = estimate(&share.plan, &paced, &past);
+            }
         }
-    }
-    let estimates = joint.shares.iter().map(|share| share.plan.estimate);
-    joint.plan.estimate = estimates.max().unwrap_or_default();
+        let estimates = joint.shares.iter().map(|share| share.plan.estimate);
+        joint.plan.estimate = estimates.max().unwrap_or_default();
+        joint
+    };
+    let (mut joint, _turn) = turn.compute(work).await?;
     let blackout = blackout(app, &mut joint, &sites);
     let shown = |row: &NodeRow| PlannedNode {
         name: row.name.clone(),

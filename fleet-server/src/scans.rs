@@ -7,7 +7,7 @@ use fleet_core::{
     NodeId, OrgId, Permission, Priority, ScanId, Timestamp, enrollment::NodeState, limits,
 };
 use fleet_discovery::{
-    Exclusion, NodeChoice, NodeProfile, OtherNode, Plan, PlanError, ScanRequest, estimate,
+    Exclusion, NodeChoice, NodeProfile, OtherNode, Plan, PlanError, ScanRequest, estimate, packets,
     plan_at_site, queue_wait, warnings,
 };
 use fleet_inventory::BlackoutEnd;
@@ -202,17 +202,22 @@ pub(crate) async fn planned(
         .hello
         .as_ref()
         .map_or_else(NodeProfile::upstream, fleet_store::Hello::profile);
+    let turn = app.plans.turn(org).await?;
     let site = app.store.site(org, row.site).await.answered()?;
     let exclusions = exclusions(site.as_ref())?;
     let work = {
         let (request, profile, policy) = (request.clone(), profile.clone(), app.plan_policy());
         move || plan_at_site(&request, &profile, &policy, &exclusions)
     };
-    let plan = app.plans.compute(org, work).await?;
+    let (plan, turn) = turn.compute(work).await?;
     let mut plan = plan.map_err(|error| unplanned(&row, &error))?;
     let history = app.store.scan_history(org, node).await.answered()?;
     let paced = profile.clone().at_most(request.rate);
-    plan.estimate = estimate(&plan, &paced, &history.past);
+    let work = move || {
+        plan.estimate = estimate(&plan, &paced, &history.past);
+        (plan, paced)
+    };
+    let ((plan, paced), _turn) = turn.compute(work).await?;
     let now = app.environment.now();
     let blackout = site.and_then(|site| SiteBlackout::of(&site, now));
     Ok(Planned {
@@ -223,12 +228,13 @@ pub(crate) async fn planned(
     })
 }
 
-/// The warnings about a plan, as sentences.
-pub(crate) async fn warnings_of(
+/// Returns a plan with its warnings as sentences, and with the packets that its nodes send.
+pub(crate) async fn judged(
     app: &App,
     org: OrgId,
-    planned: &planning::Planned,
-) -> Result<Vec<String>, RpcError> {
+    planned: planning::Planned,
+) -> Result<(planning::Planned, Vec<String>, u64), RpcError> {
+    let turn = app.plans.turn(org).await?;
     let rows = app.all_nodes(org).await.answered()?;
     let shares = planned.joint.shares.iter();
     let of_shares: BTreeSet<NodeId> = shares.map(|share| share.node).collect();
@@ -249,18 +255,21 @@ pub(crate) async fn warnings_of(
         (row.site, other)
     };
     let (sites, mut others): (Vec<_>, Vec<_>) = others.map(other).unzip();
-    let mut all = Vec::new();
-    for (plan, node) in planned.plans() {
-        for (site, other) in sites.iter().zip(&mut others) {
-            other.same_site = *site == node.site;
-        }
-        for warning in warnings(plan, &node.profile, &others) {
-            if !all.contains(&warning) {
-                all.push(warning);
+    let work = move || {
+        let mut seen = BTreeSet::new();
+        let (mut all, mut sent) = (Vec::new(), 0);
+        for (plan, node) in planned.plans() {
+            for (site, other) in sites.iter().zip(&mut others) {
+                other.same_site = *site == node.site;
             }
+            let new = warnings(plan, &node.profile, &others).into_iter();
+            all.extend(new.filter(|warning| seen.insert(warning.clone())));
+            sent += packets(plan, &node.profile);
         }
-    }
-    Ok(all)
+        (planned, all, sent)
+    };
+    let (judged, _turn) = turn.compute(work).await?;
+    Ok(judged)
 }
 
 /// What a site excludes.

@@ -1,9 +1,9 @@
 //! Schedules: checking and storing them, and the task that starts their runs. `fleet-inventory` decides when; the store
 //! makes each run happen once, however many servers share the database.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use fleet_core::{Priority, ScanId, ScheduleId, Timestamp, limits};
+use fleet_core::{OrgId, Priority, ScanId, ScheduleId, Timestamp, limits};
 use fleet_discovery::NodeChoice;
 use fleet_inventory::{Basis, Decision, Run, Timing, TimingText, decide};
 use fleet_store::{
@@ -11,6 +11,7 @@ use fleet_store::{
     ScheduledScan, Settled, SettledRun, StoreError,
 };
 use fleet_wire::RpcError;
+use futures::future::join_all;
 
 use crate::{app::App, call::OperatorCall, failure::Answered, planning};
 
@@ -19,6 +20,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Most runs that one look settles. The others follow in the next.
 const RUNS_A_LOOK: u32 = 50;
 /// Why a run does not start that is late in a blackout window.
+/// How long the plans of one look may take together with their wait for other plans of their organization.
+const PLANNED_WITHIN: Duration = Duration::from_secs(10);
+
+const SLOW_PLAN: &str =
+    "its plan was not ready within 10 s, because other plans of the organization were computed";
+
 const MISSED: &str = "no server was running when it was due, and a blackout window has begun since";
 
 /// A schedule as an operator wants it.
@@ -261,17 +268,31 @@ pub(crate) async fn run(app: Arc<App>) {
 
 async fn look(app: &Arc<App>) -> Result<(), StoreError> {
     let now = app.store.shared_clock(app.environment.now()).await?;
+    let mut by_org: BTreeMap<OrgId, Vec<ScheduleRow>> = BTreeMap::new();
     for row in app.store.due_schedules(now, RUNS_A_LOOK).await? {
-        if app.drain.is_cancelled() {
-            return Ok(());
-        }
-        settle(app, row, now).await?;
+        by_org.entry(row.org).or_default().push(row);
     }
-    Ok(())
+    let planned_until = tokio::time::Instant::now() + PLANNED_WITHIN;
+    // At a time, because a plan waits for the other plans of its organization.
+    let settled = by_org.into_values().map(async |rows| {
+        for row in rows {
+            if app.drain.is_cancelled() {
+                break;
+            }
+            settle(app, row, now, planned_until).await?;
+        }
+        Ok(())
+    });
+    join_all(settled).await.into_iter().collect()
 }
 
 /// Settles the due runs of one schedule.
-async fn settle(app: &Arc<App>, row: ScheduleRow, now: Timestamp) -> Result<(), StoreError> {
+async fn settle(
+    app: &Arc<App>,
+    row: ScheduleRow,
+    now: Timestamp,
+    planned_until: tokio::time::Instant,
+) -> Result<(), StoreError> {
     let Some(expected) = row.next else {
         return Ok(());
     };
@@ -286,7 +307,7 @@ async fn settle(app: &Arc<App>, row: ScheduleRow, now: Timestamp) -> Result<(), 
         Decision::Missed { missed, next } => (expected.due, missed, next, false),
     };
     let scan = if is_due {
-        new_scan(app, &row, next, now).await
+        new_scan(app, &row, next, now, planned_until).await
     } else {
         Err(MISSED.to_owned())
     };
@@ -334,8 +355,11 @@ async fn new_scan(
     row: &ScheduleRow,
     next: Option<Run>,
     now: Timestamp,
+    planned_until: tokio::time::Instant,
 ) -> Result<Box<NewScan>, String> {
-    let planned = planning::planned(app, row.org, &row.scan.choice, &row.scan.request).await;
+    let planned = planning::planned(app, row.org, &row.scan.choice, &row.scan.request);
+    let planned = tokio::time::timeout_at(planned_until, planned).await;
+    let planned = planned.map_err(|_| SLOW_PLAN)?;
     let planned = planned.map_err(|error| error.message)?;
     // Waiting longer than until the next run would only leave that one out.
     let wait = next.map_or(limits::QUEUE_FOR, |next| {

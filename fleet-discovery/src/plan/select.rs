@@ -87,6 +87,7 @@ fn compose(
     // list, so only addresses that were written as a list are sent as one.
     let mut listed = set.excluded().is_empty();
     let mut written = 0_u64;
+    let mut has_local = false;
     for entry in set.included() {
         match entry {
             TargetEntry::Target(Target::Address(ip)) => {
@@ -97,6 +98,10 @@ fn compose(
             }
             TargetEntry::Target(Target::LocalSubnet) => {
                 listed = false;
+                // A message has room for thousands of them, and each would cost as much as the first.
+                if std::mem::replace(&mut has_local, true) {
+                    continue;
+                }
                 let local = local_subnet(node, policy)?;
                 let TargetGroup::Announced(announced) = local.group else {
                     return Err(PlanError::LocalSubnetCombined);

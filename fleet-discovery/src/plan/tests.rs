@@ -337,6 +337,14 @@ fn the_local_subnet_is_the_announced_one() {
         "1|announced|10.0.0.1-10.0.0.2|80"
     );
     assert_eq!(plan.notes.len(), 2, "{:?}", plan.notes);
+    // A message has room for thousands of repetitions.
+    let repeated = list(&[LOCAL_SUBNET; 1_000]);
+    let subnets = node(&["fd00::/64", "8.8.8.0/24", "10.0.0.0/30"]);
+    let repeated = planned(repeated, &["80"], &subnets);
+    assert_eq!(
+        (repeated.targets, repeated.notes),
+        (plan.targets, plan.notes)
+    );
     for (subnets, named) in [
         (&["10.0.0.0/8"][..], "10.0.0.0/8"),
         (&["10.0.0.0/16", "10.1.0.0/24"], "10.1.0.0/24"),

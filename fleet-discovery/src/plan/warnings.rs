@@ -7,8 +7,8 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 
 use super::Plan;
 use crate::{
-    NodeProfile,
-    estimate::{distinct, within},
+    AddressList, NodeProfile,
+    estimate::{distinct, union, within},
 };
 
 /// The port of the Internet Printing Protocol. It speaks HTTP, so it is not one of [`PRINTER_PORTS`].
@@ -31,9 +31,10 @@ pub struct OtherNode {
 /// The warnings about a plan, as sentences.
 pub fn warnings(plan: &Plan, node: &NodeProfile, others: &[OtherNode]) -> Vec<String> {
     let mut warnings = Vec::new();
-    warnings.extend(containers(plan));
-    warnings.extend(printers(plan));
     let planned = distinct(plan.chunks.iter().map(|chunk| chunk.scope.address_list()));
+    let planned = [union(&planned)];
+    warnings.extend(containers(&planned));
+    warnings.extend(printers(plan));
     let is_own = |network: &IpNetwork| node.local_subnets.iter().any(|own| overlap(own, network));
     for other in others {
         let shared = other
@@ -54,11 +55,10 @@ pub fn warnings(plan: &Plan, node: &NodeProfile, others: &[OtherNode]) -> Vec<St
     warnings
 }
 
-fn containers(plan: &Plan) -> Option<String> {
+fn containers(planned: &[AddressList]) -> Option<String> {
     let (base, prefix) = CONTAINERS;
     let network = Ipv4Network::new_checked(base, prefix)?;
-    let planned = distinct(plan.chunks.iter().map(|chunk| chunk.scope.address_list()));
-    let count = within(&planned, &[IpNetwork::V4(network)]);
+    let count = within(planned, &[IpNetwork::V4(network)]);
     (count > 0).then(|| {
         format!("{count} addresses are in {network}, the network of containers on hosts with Docker: the node finds containers of its own host there, not devices of the site")
     })

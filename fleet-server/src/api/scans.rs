@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fleet_core::{Permission, Priority, limits};
-use fleet_discovery::{NodeChoice, packets};
+use fleet_discovery::NodeChoice;
 use fleet_store::Queueing;
 use fleet_wire::{
     BoxStream, Context, Reply, RpcError,
@@ -81,12 +81,8 @@ impl ScanService for Api {
             auto: request.auto,
         })?;
         let planned = planning::planned(&self.app, call.org, &choice, &wanted).await?;
+        let (planned, warnings, packets) = scans::judged(&self.app, call.org, planned).await?;
         let shares = shares(&planned);
-        let warnings = scans::warnings_of(&self.app, call.org, &planned).await?;
-        let of_shares = planned.plans();
-        let packets = of_shares
-            .map(|(plan, node)| packets(plan, &node.profile))
-            .sum();
         let rate = planned.rate();
         let mut plan = planned.joint.plan;
         if let NodeChoice::Node(node) = choice {

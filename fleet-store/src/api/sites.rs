@@ -101,6 +101,19 @@ pub enum SiteError {
         /// The limit.
         most: usize,
     },
+    /// All sites together would have too many excludes.
+    #[error(
+        "the sites of this organization would exclude {count} targets, and {most} are the most: combine them to networks or ranges"
+    )]
+    TooManyTogether {
+        /// The number of all excludes with the new ones.
+        count: u64,
+        /// The limit.
+        most: usize,
+    },
+    /// The organization has too many sites.
+    #[error("this organization has {0} sites, which is the most: delete one first")]
+    TooManySites(usize),
     /// The site excludes the target already.
     #[error(
         "site {site} excludes `{target}` already: remove that exclude first to change its reason"

@@ -275,20 +275,27 @@ impl Alerts for SqlStore {
     ) -> Result<u64, StoreError> {
         let operation = "alert_on_nodes";
         let db = self.reader();
-        let mut messages = 0;
+        let (mut messages, mut failure) = (0, None);
         for org in facts::orgs_that_watch_nodes(db).await.during(operation)? {
-            let found = facts::silences(db, org, watched_since, now).await;
-            if found.during(operation)?.is_empty() {
-                continue;
+            let of_org = async {
+                let found = facts::silences(db, org, watched_since, now).await;
+                if found.during(operation)?.is_empty() {
+                    return Ok(0);
+                }
+                transaction!(self, operation, |tx| {
+                    lock(tx, org).await?;
+                    // Another server may have settled them since.
+                    let found = facts::silences(tx, org, watched_since, now).await?;
+                    Ok::<u64, Failure<StoreError>>(facts::settle_nodes(tx, org, &found, now).await?)
+                })
+            };
+            // The failure of one organization must not keep back the messages of others.
+            match of_org.await {
+                Ok(stored) => messages += stored,
+                Err(error) => failure = failure.or(Some(error)),
             }
-            messages += transaction!(self, operation, |tx| {
-                lock(tx, org).await?;
-                // Another server may have settled them since.
-                let found = facts::silences(tx, org, watched_since, now).await?;
-                Ok::<u64, Failure<StoreError>>(facts::settle_nodes(tx, org, &found, now).await?)
-            })?;
         }
-        Ok(messages)
+        failure.map_or(Ok(messages), Err)
     }
 
     async fn lease_alerts(

@@ -8,7 +8,7 @@ use fleet_inventory::{Blackout, BlackoutEnd, blackout_end, is_blacked_out};
 
 use super::{
     audit,
-    entity::{node, operator, schedule, site, site_exclude},
+    entity::{node, operator, schedule, site, site_block, site_exclude},
 };
 use crate::{NewBlackouts, SiteError, SiteExclude, SiteRow, Sites, sql::prelude::*};
 
@@ -32,6 +32,13 @@ impl Sites for SqlStore {
     ) -> Result<SiteId, SiteError> {
         transaction!(self, "create_site", |tx| {
             check_name(tx, org, name, None).await?;
+            let made = site::Entity::find()
+                .filter(site::Column::OrgId.eq(org.0))
+                .filter(site::Column::OfNode.eq(false))
+                .filter(site::Column::DeletedAt.is_null());
+            if made.count(tx).await? >= limits::SITES as u64 {
+                return refuse(SiteError::TooManySites(limits::SITES));
+            }
             let id = blank(org.0, name, now).insert(tx).await?.id;
             let subject = format!("site {id} ({name})");
             audit::done(tx, org, &actor, "site.create", subject, now).await?;
@@ -108,6 +115,14 @@ impl Sites for SqlStore {
                     site: id,
                     count,
                     most: limits::SITE_EXCLUDES,
+                });
+            }
+            let of_org = site_exclude::Entity::find().filter(site_exclude::Column::OrgId.eq(org.0));
+            let count = of_org.count(tx).await? + targets.len() as u64;
+            if count > limits::ORGANIZATION_EXCLUDES as u64 {
+                return refuse(SiteError::TooManyTogether {
+                    count,
+                    most: limits::ORGANIZATION_EXCLUDES,
                 });
             }
             for target in targets {
@@ -206,9 +221,9 @@ pub(crate) async fn create_for_node(
     Ok(created.insert(tx).await?.id)
 }
 
-/// Deletes a site that was created with its node, after the node has moved away: nobody would look for it. It stays if
+/// Deletes a site that was created with its node, after the node has moved away: nothing else refers to it. It stays if
 /// another node, a rule or a schedule of an operator needs it. The site is locked.
-pub(crate) async fn delete_if_left(
+pub(crate) async fn delete_if_unused(
     tx: &DatabaseTransaction,
     left: &site::Model,
     actor: &Actor,
@@ -255,6 +270,10 @@ async fn delete(
     change.update(tx).await?;
     site_exclude::Entity::delete_many()
         .filter(site_exclude::Column::SiteId.eq(old.id))
+        .exec(tx)
+        .await?;
+    site_block::Entity::delete_many()
+        .filter(site_block::Column::SiteId.eq(old.id))
         .exec(tx)
         .await?;
     audit::done(tx, OrgId(old.org_id), actor, "site.delete", subject, now).await

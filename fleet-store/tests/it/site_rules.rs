@@ -15,6 +15,7 @@ contract! {
     a_node_never_joins_a_deleted_site
     excluded_targets_have_a_reason_and_are_unique
     a_deleted_site_leaves_no_excludes
+    sites_and_their_excludes_are_limited_for_the_organization
     sites_of_another_organization_do_not_exist
     a_blackout_holds_commands_back_until_it_ends
     a_blackout_that_begins_later_pauses_a_queued_scan
@@ -119,6 +120,47 @@ async fn a_site_is_created_renamed_and_deleted_when_it_has_no_nodes(site: Site) 
     for action in ["site.create", "site.rename", "site.delete"] {
         assert!(actions.contains(action), "{actions:?}");
     }
+}
+
+async fn sites_and_their_excludes_are_limited_for_the_organization(site: Site) {
+    let (barn, shed) = (site.new_site("barn").await, site.new_site("shed").await);
+    site.exclude(barn, "10.0.0.9", "printer")
+        .await
+        .expect("one");
+    let raw = site.raw().await;
+    // As operators would do it with many calls.
+    let numbers = |most: usize| {
+        format!("WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < {most})")
+    };
+    let excludes = format!(
+        "{} INSERT INTO site_exclude (org_id, site_id, target, reason, created_by, created_at)
+        SELECT org_id, site_id, '10.9.' || (n / 256) || '.' || (n % 256), reason, created_by, created_at FROM site_exclude, c",
+        numbers(limits::ORGANIZATION_EXCLUDES - 1)
+    );
+    raw.execute_unprepared(&excludes).await.expect("excluded");
+    let refused = site.exclude(shed, "10.0.0.10", "another").await;
+    assert!(
+        matches!(refused, Err(SiteError::TooManyTogether { .. })),
+        "{refused:?}"
+    );
+    let sites = format!(
+        "{} INSERT INTO site (org_id, name, created_at, time_zone, blackouts, of_node)
+        SELECT org_id, name || n, created_at, time_zone, blackouts, of_node FROM site, c WHERE site.id = {shed}",
+        numbers(limits::SITES - 2)
+    );
+    raw.execute_unprepared(&sites).await.expect("created");
+    let create = |name| {
+        let store = &site.store;
+        store.create_site(site.org, name, site.actor(), at(9))
+    };
+    let refused = create("one more").await;
+    assert!(
+        matches!(refused, Err(SiteError::TooManySites(_))),
+        "{refused:?}"
+    );
+    let deleted = site.store.delete_site(site.org, shed, site.actor(), at(9));
+    deleted.await.expect("deleted");
+    create("one more").await.expect("there is room");
 }
 
 async fn a_site_that_was_created_with_its_node_ends_when_the_node_moves_away(site: Site) {

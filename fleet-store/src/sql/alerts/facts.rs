@@ -1,7 +1,7 @@
 //! Finding the facts of an ended scan and of silent nodes, and writing their messages. Each function that writes runs in
 //! one transaction, which also stores that the fact was found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_core::{AlertRuleId, enrollment::NodeState};
 use fleet_inventory::{
@@ -303,6 +303,9 @@ pub(super) struct Found {
     silence: Silence,
 }
 
+/// Changes that one look stores in one transaction. The next look stores the others.
+const CHANGES: usize = 256;
+
 pub(super) async fn silences(
     db: &impl ConnectionTrait,
     org: OrgId,
@@ -321,13 +324,14 @@ pub(super) async fn silences(
     let of_nodes =
         |rule: &&AlertRuleRow| rule.rule.enabled && rule.rule.rule.event == AlertEvent::NodeSilent;
     for rule in rules.iter().filter(of_nodes) {
-        let open: Vec<i64> = alert_silence::Entity::find()
+        let open = alert_silence::Entity::find()
             .select_only()
             .column(alert_silence::Column::NodeId)
             .filter(alert_silence::Column::RuleId.eq(rule.id.0))
-            .into_tuple()
+            .into_tuple::<i64>()
             .all(db)
             .await?;
+        let open: BTreeSet<i64> = open.into_iter().collect();
         for node in &nodes {
             let seen = node.last_seen_at.map(|at| at.0);
             let allowed = rule.rule.rule.silence();
@@ -339,6 +343,9 @@ pub(super) async fn silences(
                     name: node.name.clone(),
                     silence: decided,
                 });
+            }
+            if found.len() >= CHANGES {
+                return Ok(found);
             }
         }
     }

@@ -90,18 +90,20 @@ pub(super) async fn room(db: &impl ConnectionTrait, org: OrgId) -> Result<u64, D
     Ok(ALERTS_WAITING.saturating_sub(waiting))
 }
 
-/// Stores messages. Those beyond the limit are stored as failed, so that operators see them.
+/// Stores messages. The first one beyond the limit is stored as failed, so that operators see that it was reached, and the
+/// others are left out.
 pub(super) async fn store(
     tx: &DatabaseTransaction,
     org: OrgId,
     mut rows: Vec<alert_delivery::ActiveModel>,
     now: Timestamp,
 ) -> Result<u64, DbErr> {
-    let stored = rows.len() as u64;
-    if stored == 0 {
+    if rows.is_empty() {
         return Ok(0);
     }
     let room = usize::try_from(room(tx, org).await?).unwrap_or(usize::MAX);
+    rows.truncate(room.saturating_add(1));
+    let stored = rows.len() as u64;
     for row in rows.iter_mut().skip(room) {
         row.state = Set(AsText(AlertDeliveryState::Failed));
         row.answer = Set(format!("not sent: {ALERTS_WAITING} messages wait already"));
@@ -286,6 +288,18 @@ pub(super) async fn lease(
         row.attempts += 1;
         let channel = channels.iter().find(|channel| channel.id == row.channel_id);
         let Some(channel) = channel else {
+            // It was deleted while the message was stored.
+            let (id, failed) = (row.id.0, AfterAttempt::Failed);
+            let attempt = read_count(row.attempts)?;
+            settle(
+                tx,
+                id,
+                attempt,
+                failed,
+                "not sent: its channel was deleted",
+                now,
+            )
+            .await?;
             continue;
         };
         leased.push(LeasedAlert {

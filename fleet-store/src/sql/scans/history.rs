@@ -120,7 +120,7 @@ impl Parts {
             return Ok(None);
         }
         // The answering addresses of each list: those that answered or refused, and those with an open port.
-        let mut lists: Vec<(AddressList, u64, u64)> = Vec::new();
+        let mut lists: BTreeMap<AddressList, (u64, u64)> = BTreeMap::new();
         let mut ports = Vec::new();
         let done = |chunk: &&chunk::Model| self.commands.contains_key(&chunk.position);
         for chunk in self.chunks.iter().filter(done) {
@@ -131,12 +131,8 @@ impl Parts {
             let list = chunk.scope.0.address_list();
             let (answered, devices) = chunk.outcomes.as_deref().map_or((0, 0), answers);
             // Each share of the ports has chunks of its own with the same addresses.
-            match lists.iter_mut().find(|(known, ..)| *known == list) {
-                Some((_, known, open)) => {
-                    (*known, *open) = (answered.max(*known), devices.max(*open))
-                }
-                None => lists.push((list, answered, devices)),
-            }
+            let (known, open) = lists.entry(list).or_default();
+            (*known, *open) = (answered.max(*known), devices.max(*open));
             for port in codec::read_ports(&chunk.ports)? {
                 if !ports.contains(&port) {
                     ports.push(port);
@@ -148,8 +144,8 @@ impl Parts {
         for command in self.commands.values() {
             reported += read_count::<u64>(command.rows)?;
         }
-        let answered: u64 = lists.iter().map(|(_, answered, _)| answered).sum();
-        let devices: u64 = lists.iter().map(|(.., devices)| devices).sum();
+        let answered: u64 = lists.values().map(|(answered, _)| answered).sum();
+        let devices: u64 = lists.values().map(|(_, devices)| devices).sum();
         Ok(Some(PastScan {
             commands: self.commands.len() as u64,
             answered: answered.max(reported),
@@ -157,7 +153,7 @@ impl Parts {
             rate: read_count(share.rate)?,
             ports,
             duration,
-            addresses: lists.into_iter().map(|(list, ..)| list).collect(),
+            addresses: lists.into_keys().collect(),
         }))
     }
 }
