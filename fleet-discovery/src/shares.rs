@@ -73,14 +73,14 @@ type Network = (IpAddr, u8);
 
 /// The networks that nodes announce.
 struct Announced {
-    nodes: BTreeMap<Network, Around>,
+    nodes: BTreeMap<Network, Announcers>,
     /// The lengths of their prefixes, for IPv4 and IPv6.
     prefixes: [BTreeSet<u8>; 2],
 }
 
 /// The nodes that announce a network.
 #[derive(Default)]
-struct Around {
+struct Announcers {
     /// The node with the smallest id among those with a control stream.
     connected: Option<NodeId>,
     /// All of them.
@@ -122,7 +122,7 @@ impl Announced {
     }
 
     /// The nodes of these networks, the narrowest network first.
-    fn narrowest<'a>(&'a self, networks: &'a [Network]) -> impl Iterator<Item = &'a Around> {
+    fn narrowest<'a>(&'a self, networks: &'a [Network]) -> impl Iterator<Item = &'a Announcers> {
         networks.iter().rev().filter_map(|one| self.nodes.get(one))
     }
 

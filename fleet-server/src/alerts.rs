@@ -18,7 +18,7 @@ use fleet_store::{
 use fleet_wire::{RpcError, client::PostUrl};
 use tokio::{sync::Semaphore, time::MissedTickBehavior};
 
-use crate::{app::App, call::OperatorCall, failure::Answered};
+use crate::{app::App, call::OperatorCall, failure::Answered, replicas::STOPPED_AFTER};
 
 /// Interval of looks at ended scans and due messages.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -248,13 +248,15 @@ async fn look_at_scans(app: &App) -> Result<(), StoreError> {
 /// Ends the scans of the server's own network whose server has stopped: the alerts about their devices are stored.
 async fn look_at_direct_scans(app: &App) -> Result<(), StoreError> {
     for run in app.store.direct_runs().await? {
-        if !app
+        let now = app.store.shared_clock(app.environment.now()).await?;
+        // A server that has just begun may not be observed yet, and would count as one of earlier.
+        let is_new = now.since(run.started) < STOPPED_AFTER;
+        let stopped = app
             .replicas
-            .has_stopped(run.replica, app.environment.instant())
-        {
+            .has_stopped(run.replica, app.environment.instant());
+        if is_new || !stopped {
             continue;
         }
-        let now = app.store.shared_clock(app.environment.now()).await?;
         if let Some(messages) = app.store.end_stopped_direct(run.scan, now).await? {
             tracing::info!(scan = %run.scan, messages, "a scan of the server's own network ended with its server");
         }

@@ -16,7 +16,7 @@ use crate::app::App;
 
 /// How long a server must be stale before another one ends its work. A server whose database was away for a moment
 /// continues by itself.
-const STOPPED_AFTER: Duration = Duration::from_secs(10);
+pub(crate) const STOPPED_AFTER: Duration = Duration::from_secs(10);
 
 /// The heartbeats as this server has observed them.
 #[derive(Debug)]

@@ -985,7 +985,7 @@ def test_a_blackout_leaves_the_name_of_its_site_on_one_line(server, page):
 
 def test_an_organization_without_sites_is_told_how_they_begin(server, page):
     page.open("#/sites")
-    page.shows("No sites yet", "A site begins with its first node.")
+    page.shows("No sites yet", "Enroll a node, or create a site.")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

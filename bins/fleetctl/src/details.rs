@@ -73,25 +73,34 @@ impl Rows for DeviceEvent {
     const WHOLE: &'static [&'static str] = &["When", "What"];
 
     fn cells(&self) -> Vec<String> {
-        let number = |id: i64| {
-            if id == 0 {
-                String::new()
-            } else {
-                id.to_string()
-            }
-        };
-        let value = |text: &str| match self.kind.as_str() {
-            "pairing" => pair::word(text),
-            _ => text.to_owned(),
-        };
-        vec![
-            times::timestamp(self.at.as_ref()),
-            self.kind.clone(),
-            value(&self.former),
-            value(&self.became),
-            number(self.fleet_node_id),
-            self.reason.clone(),
-            number(self.identity_change_id),
-        ]
+        event_cells(self, pair::word)
     }
+
+    fn record(&self) -> Vec<String> {
+        event_cells(self, str::to_owned)
+    }
+}
+
+/// The cells of an event, with pairing states as `state` writes them.
+fn event_cells(event: &DeviceEvent, state: impl Fn(&str) -> String) -> Vec<String> {
+    let number = |id: i64| {
+        if id == 0 {
+            String::new()
+        } else {
+            id.to_string()
+        }
+    };
+    let value = |text: &str| match event.kind.as_str() {
+        "pairing" => state(text),
+        _ => text.to_owned(),
+    };
+    vec![
+        times::timestamp(event.at.as_ref()),
+        event.kind.clone(),
+        value(&event.former),
+        value(&event.became),
+        number(event.fleet_node_id),
+        event.reason.clone(),
+        number(event.identity_change_id),
+    ]
 }

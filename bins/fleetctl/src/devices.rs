@@ -261,46 +261,57 @@ impl Rows for Device {
     const WHOLE: &'static [&'static str] = &["Device", "Identifier"];
 
     fn cells(&self) -> Vec<String> {
-        vec![
-            self.device_id.to_string(),
-            self.identifier.clone(),
-            self.ip.clone(),
-            self.port.to_string(),
-            self.driver.clone(),
-            self.manufacturer.clone(),
-            self.model.clone(),
-            self.firmware.clone(),
-            self.fleet_node_id.to_string(),
-            self.seen_by
-                .iter()
-                .map(|sighting| sighting.fleet_node_id.to_string())
-                .collect::<Vec<_>>()
-                .join(" "),
-            match self.claimed_from_fleet_node_id {
-                0 => pair::word(&self.pairing_status),
-                node => format!(
-                    "{}, claimed from revoked node {node}",
-                    pair::word(&self.pairing_status)
-                ),
-            },
-            match self.bound_to_fleet_node_id {
-                _ if self.bound_to_server => "server".to_owned(),
-                0 => String::new(),
-                node => format!("node {node}"),
-            },
-            times::timestamp(self.last_seen.as_ref()),
-            self.aliases
-                .iter()
-                .map(|alias| alias.identifier.as_str())
-                .collect::<Vec<_>>()
-                .join(" "),
-            match self.host_name_source.as_str() {
-                "" => String::new(),
-                source => format!("{} ({source})", self.host_name),
-            },
-            self.evidence.clone(),
-        ]
+        device_cells(self, pair::word)
     }
+
+    fn record(&self) -> Vec<String> {
+        device_cells(self, str::to_owned)
+    }
+}
+
+/// The cells of a device, with its pairing state as `state` writes it.
+fn device_cells(device: &Device, state: impl Fn(&str) -> String) -> Vec<String> {
+    vec![
+        device.device_id.to_string(),
+        device.identifier.clone(),
+        device.ip.clone(),
+        device.port.to_string(),
+        device.driver.clone(),
+        device.manufacturer.clone(),
+        device.model.clone(),
+        device.firmware.clone(),
+        device.fleet_node_id.to_string(),
+        device
+            .seen_by
+            .iter()
+            .map(|sighting| sighting.fleet_node_id.to_string())
+            .collect::<Vec<_>>()
+            .join(" "),
+        match device.claimed_from_fleet_node_id {
+            0 => state(&device.pairing_status),
+            node => format!(
+                "{}, claimed from revoked node {node}",
+                state(&device.pairing_status)
+            ),
+        },
+        match device.bound_to_fleet_node_id {
+            _ if device.bound_to_server => "server".to_owned(),
+            0 => String::new(),
+            node => format!("node {node}"),
+        },
+        times::timestamp(device.last_seen.as_ref()),
+        device
+            .aliases
+            .iter()
+            .map(|alias| alias.identifier.as_str())
+            .collect::<Vec<_>>()
+            .join(" "),
+        match device.host_name_source.as_str() {
+            "" => String::new(),
+            source => format!("{} ({source})", device.host_name),
+        },
+        device.evidence.clone(),
+    ]
 }
 
 impl Rows for DeviceAlias {

@@ -24,6 +24,11 @@ pub(crate) trait Rows {
 
     /// The cells of this row, one per column.
     fn cells(&self) -> Vec<String>;
+
+    /// The cells of a CSV record, for scripts: the names of the API where a table has words.
+    fn record(&self) -> Vec<String> {
+        self.cells()
+    }
 }
 
 /// Prints a list.
@@ -40,7 +45,7 @@ pub(crate) fn rows<R: Rows + Serialize>(format: Format, rows: &[R]) -> io::Resul
             let mut csv = csv::Writer::from_writer(out);
             csv.write_record(head_of::<R>())?;
             for row in rows {
-                csv.write_record(row.cells().iter().map(|cell| inert(cell)))?;
+                csv.write_record(row.record().iter().map(|cell| inert(cell)))?;
             }
             csv.flush()
         }

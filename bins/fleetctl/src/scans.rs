@@ -26,7 +26,7 @@ use crate::{
     failure::Failure,
     nodes,
     output::{self, Rows},
-    server::Server,
+    server::{Server, pages},
     times, watch,
 };
 
@@ -89,9 +89,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Scan) -> Resul
 
 /// All unidentified hosts of a scan.
 async fn hosts(server: &Server, scan: &str) -> Result<Vec<ScanHost>, Failure> {
-    let mut all = Vec::new();
-    let mut cursor = 0;
-    loop {
+    pages(async |cursor| {
         let request = ListScanHostsRequest {
             scan_id: scan.to_owned(),
             limit: 0,
@@ -101,12 +99,9 @@ async fn hosts(server: &Server, scan: &str) -> Result<Vec<ScanHost>, Failure> {
             .scans
             .list_scan_hosts(&request, server.call()?)
             .await?;
-        all.extend(page.hosts);
-        if page.next_cursor == 0 {
-            return Ok(all);
-        }
-        cursor = page.next_cursor;
-    }
+        Ok((page.hosts, page.next_cursor))
+    })
+    .await
 }
 
 async fn start(server: &Server, format: Format, start: Start) -> Result<u8, Failure> {

@@ -7,7 +7,7 @@ use fleet_wire::fleet::{
     Device, DeviceOrder, FacetValue, GetDeviceFacetsRequest, GetDeviceRequest, SearchDevicesRequest,
 };
 
-use crate::{cli::Format, failure::Failure, output, server::Server};
+use crate::{cli::Format, failure::Failure, output, pair, server::Server};
 
 /// Maximum number of devices per page.
 const PAGE: u32 = 1_000;
@@ -168,6 +168,8 @@ async fn facets(server: &Server, format: Format, node: i64, search: String) -> R
         for FacetValue { value, count } in values {
             let value = if value.is_empty() {
                 "(unknown)".to_owned()
+            } else if field == "pairing" {
+                pair::word(&value)
             } else {
                 output::plain(&value)
             };

@@ -78,7 +78,7 @@ const STEPS: [Step; 17] = [
     .needs(&[BUILD, "postgres"]),
     Step::new(
         "browser",
-        "the web page in headless Chromium",
+        "the web page in Chromium, Firefox and WebKit",
         python::browser,
     )
     .needs(&[BUILD]),

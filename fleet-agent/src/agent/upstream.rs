@@ -57,8 +57,8 @@ const MAKES: [Make; 12] = [
     make("NerdAxe", "Nerdaxe", true, nerdaxe),
     make("ePIC", "ePIC", true, str::to_owned),
     make("Auradine", "Auradine", true, str::to_uppercase),
-    taken("AsicSeer", str::to_owned),
-    taken("Hiveon", hiveon),
+    named_bitmain("AsicSeer", str::to_owned),
+    named_bitmain("Hiveon", hiveon),
 ];
 
 const fn firmware(ours: &'static str, theirs: &'static str) -> Make {
@@ -72,7 +72,7 @@ const fn firmware(ours: &'static str, theirs: &'static str) -> Make {
 }
 
 /// Firmware for Antminers that upstream's plugin `antminer` takes for Bitmain's.
-const fn taken(ours: &'static str, model: fn(&str) -> String) -> Make {
+const fn named_bitmain(ours: &'static str, model: fn(&str) -> String) -> Make {
     Make {
         ours: Ours::Firmware(ours),
         theirs: "Bitmain",

@@ -59,6 +59,7 @@ async fn hosts_that_are_no_miners_stay_unidentified() {
         page("Avalon Apartments", ""),
         page("Hammerl GmbH", ""),
         page("Apollo Web Server", ""),
+        page("Links", "<p>Get the Apollo app</p>"),
         page("ForgeOS", "orchestrates other programs"),
         page("Nerd dashboard of the chess club", ""),
         page(

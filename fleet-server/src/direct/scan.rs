@@ -30,11 +30,11 @@ pub(crate) async fn scan(
     call: &OperatorCall,
     request: ScanRequest,
 ) -> Result<impl Stream<Item = Result<Item, RpcError>> + Send + use<>, RpcError> {
-    let admitted = admit(app, call, &request).await;
-    let (items, cancel) = call
-        .attempt("direct.scan", describe(&request))
-        .or_refused(&app.auditor, admitted)
-        .await?;
+    let attempt = call.attempt("direct.scan", describe(&request));
+    let (carried, call) = (app.clone(), call.clone());
+    // A caller that hangs up must not leave the record of a scan that nobody runs.
+    let admitted = app.carry_through(async move { admit(&carried, &call, &request).await });
+    let (items, cancel) = attempt.or_refused(&app.auditor, admitted.await).await?;
     // The guard is dropped with the stream, which cancels the scan.
     let guard = cancel.drop_guard();
     Ok(futures::stream::unfold(

@@ -557,7 +557,7 @@ async fn the_alerts_of_a_scan_whose_server_stopped_are_stored_by_another_server(
         now,
     };
     world.store.record_direct(sightings).await.expect("stored");
-    // So long has this server not heard from the other one.
+    // The other server counts as stopped after this time.
     world.clock.pass(Duration::from_secs(11));
 
     eventually(async || {

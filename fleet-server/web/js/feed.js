@@ -19,7 +19,7 @@ export function followScan(scanId, on) {
   let stopped = false;
   let retry = 0;
   let watchdog = 0;
-  let heardAt = 0;
+  let lastEventAt = 0;
   let lostTimer = 0;
 
   function connect() {
@@ -89,13 +89,13 @@ export function followScan(scanId, on) {
 
   /** Starts the time of silence again. A timer for each of thousands of events would cost a tenth of their handling. */
   function restartWatchdog() {
-    heardAt = performance.now();
+    lastEventAt = performance.now();
     if (!watchdog) watchdog = setTimeout(watch, SILENCE_MS);
   }
 
   function watch() {
     watchdog = 0;
-    const rest = heardAt + SILENCE_MS - performance.now();
+    const rest = lastEventAt + SILENCE_MS - performance.now();
     if (rest > 0) watchdog = setTimeout(watch, rest);
     else connect();
   }

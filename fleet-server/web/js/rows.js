@@ -52,7 +52,7 @@ export function deviceRows(container, more, { chosen = null, item = (/** @type {
     }
     const next = Math.min(PAGE, waiting);
     if (!more.firstChild) {
-      fill(more, h("button", { type: "button", class: "button", onclick: () => { allowed += PAGE; offered = -2; schedule(); } }));
+      fill(more, h("button", { type: "button", class: "button", onclick: () => { allowed += PAGE; offered = NaN; schedule(); } }));
     }
     more.firstChild.textContent = `Show ${count(next)} more of ${count(waiting)} devices`;
   }
@@ -74,7 +74,11 @@ export function deviceRows(container, more, { chosen = null, item = (/** @type {
     stale ||= matches(devices[position]) !== matches(device);
     devices[position] = device;
     const before = drawn.get(position);
-    if (!before) return;
+    if (!before) {
+      // An action on a selected device needs its newer address.
+      if (chosen?.has(keyOf(device))) chosen.add([[keyOf(device), item(device)]]);
+      return;
+    }
     const row = rowOf(device);
     before.replaceWith(row);
     drawn.set(position, row);
@@ -88,6 +92,7 @@ export function deviceRows(container, more, { chosen = null, item = (/** @type {
     drawn.clear();
     chosen?.forget();
     shown = 0;
+    whole?.update();
   }
 
   return {
@@ -125,11 +130,10 @@ export function deviceRows(container, more, { chosen = null, item = (/** @type {
     /** Shows only the devices with a text, and draws their rows anew. Returns their number. */
     filter(text, schedule) {
       const next = text.trim().toLowerCase();
-      if (next !== wanted) {
-        [wanted, allowed] = [next, PAGE];
-        restart();
-        schedule();
-      }
+      if (next !== wanted) [wanted, allowed] = [next, PAGE];
+      else if (!stale) return matching.length;
+      restart();
+      schedule();
       return matching.length;
     },
     /** Draws the rows of this frame and schedules another frame if rows remain. */

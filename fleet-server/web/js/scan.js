@@ -90,6 +90,7 @@ export function scanView(root, scanId) {
     if (!change || closed) return;
     rows.relabel(items.map(({ deviceId }) => deviceId), change);
     chosen.set([]);
+    schedule();
   }
 
   function filterBy(text) {
@@ -272,7 +273,7 @@ export function scanView(root, scanId) {
     setText(parts.rest, total ? count(Math.max(0, total - done)) : "–");
     show(parts.tools, found > 0);
     if (parts.filter.value.trim()) showFilter();
-    setText(parts.phase, !over && shown.look === "live" ? (PHASES[phase] ?? phase) || "starting" : "");
+    setText(parts.phase, !over && shown.look === "live" ? (PHASES.get(phase) ?? phase) || "starting" : "");
     setText(parts.found, count(found));
     setText(parts.devicesTitle, found ? `${plural(found, "device")}` : "Devices");
     show(parts.empty, found === 0);
@@ -408,7 +409,8 @@ function hostItem(message) {
   return h("li", {}, details);
 }
 
-const PHASES = { listen: "listening for services", sweep: "probing hosts", identify: "identifying devices" };
+// A map, because the name of a phase comes from the node.
+const PHASES = new Map([["listen", "listening for services"], ["sweep", "probing hosts"], ["identify", "identifying devices"]]);
 
 function layout(root, scanId) {
   const parts = {

@@ -16,7 +16,7 @@ export function sitesView(root) {
   const heading = h("h1", { tabindex: "-1" }, "Sites");
   const empty = h("div", { class: "panel empty", hidden: true },
     h("h2", {}, "No sites yet"),
-    h("p", {}, "A site begins with its first node."));
+    h("p", {}, "Enroll a node, or create a site."));
   const list = h("ul", { class: "cards", id: "sites", "aria-label": "Sites" });
   const loading = h("p", { class: "loading" }, "Loading sites…");
   const create = h("button", { type: "button", class: "button button-primary", id: "create-site", hidden: !manage, onclick: createSite }, "Create site");

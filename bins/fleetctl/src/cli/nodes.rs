@@ -50,7 +50,8 @@ pub(crate) enum Nodes {
     /// Put two nodes on one site. Needs org:admin.
     ///
     /// A device without MAC or serial at one address and port of a site is one device for all nodes of the site. The
-    /// next scan of either node joins what both know.
+    /// next scan of either node joins what both know. The former site is deleted if it was created with the node and has
+    /// no other nodes, excludes, blackouts or schedules.
     ShareSite {
         /// Node that joins the site, by id or name.
         node: String,
@@ -100,6 +101,9 @@ pub(crate) enum Sites {
         site: String,
     },
     /// Move a node to a site. Needs org:admin.
+    ///
+    /// The former site is deleted if it was created with the node and has no other nodes, excludes, blackouts or
+    /// schedules.
     AddNode {
         /// Id or name of the site.
         site: String,

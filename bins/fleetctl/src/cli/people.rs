@@ -48,7 +48,7 @@ pub(crate) enum Operators {
     List,
     /// Create an operator and print a one-time password on standard output. It is shown only once.
     Create {
-        /// E-mail of the operator, unique on the server.
+        /// E-mail of the operator, unique in the organization.
         #[arg(long)]
         email: String,
         /// viewer (reads), operator (manages nodes, scans and pairing) or admin (everything).

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Why such a scan failed.
-const STOPPED: &str = "The server stopped before the end of the scan. Start it again: the other addresses were not dialed.";
+const STOPPED: &str = "The server stopped before the end of the scan. Start the scan again: some addresses were not dialed.";
 
 pub(super) async fn begin(tx: &DatabaseTransaction, run: &DirectRun) -> Result<(), DbErr> {
     let row = direct_run::ActiveModel {

@@ -235,7 +235,7 @@ impl Enrollment for SqlStore {
             let subject = format!("{} from site {} to site {to}", shown(&node), node.site_id);
             audit::done(tx, org, &actor, "node.move", subject, now).await?;
             if let Some(left) = locked.get(&from) {
-                sites::delete_if_left(tx, left, &actor, now).await?;
+                sites::delete_if_unused(tx, left, &actor, now).await?;
             }
             Ok(SiteId(to))
         })
