@@ -212,6 +212,12 @@ def test_rows_of_the_live_scan_are_labeled_together_by_keyboard_alone(server, pa
     server.send(SCAN, {**found(3), "seq": 4, "model": "Antminer S21"})
     page.until("the newer report", lambda: "S21" in page.script("return document.querySelector(`[data-seq='3']`).textContent"))
     assert labels_of(page, "[data-seq='3']") == ["rack-7", "spare"]
+    # A row that the filter does not show any more leaves the table.
+    page.click("[data-seq='1'] .row-box")
+    page.click("#label-selected")
+    page.find("dialog .field:nth-of-type(2) input").send_keys("rack-7" + Keys.ENTER)
+    page.shows("1 of 3 devices")
+    page.until("the row that matches", lambda: page.script("return [...document.querySelectorAll('[data-seq]')].map((row) => row.dataset.seq)") == ["3"])
 
 
 def test_selected_devices_are_labeled_and_a_refusal_stays_in_the_dialog(server, page):
